@@ -1,0 +1,25 @@
+"""The one kind of error a learner meets from this package: what happened, why, what to do now."""
+
+
+class CourseError(Exception):
+    """Something the course foresaw. A notebook shows its message without a traceback.
+
+    Args:
+        what: what happened, one sentence.
+        why: the cause, as far as it is known; may be empty.
+        next_step: what to do now.
+    """
+
+    def __init__(self, what: str, why: str = "", next_step: str = "") -> None:
+        """Join the three parts into the message."""
+        self.what, self.why, self.next_step = what, why, next_step
+        lines = [what]
+        if why:
+            lines.append(f"Why:  {why}")
+        if next_step:
+            lines.append(f"Next: {next_step}")
+        super().__init__("\n".join(lines))
+
+    def _render_traceback_(self) -> list[str]:
+        """Used by IPython in place of a traceback."""
+        return str(self).splitlines()

@@ -1,0 +1,1 @@
+"""The exercises and self-tests, one module a lesson."""

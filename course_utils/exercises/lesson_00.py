@@ -1,0 +1,122 @@
+"""Lesson 00: exercises and self-test."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from course_utils.checks import Exercise, Question, Wrong
+from course_utils.sentiment import parse_label
+
+
+def _negative_review(answer: Any) -> str:
+    """(review, reply): negative to the model, without the three words."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], str)):
+        raise Wrong("my_review should be a text in quotes.")
+    review, reply = answer
+    used = re.findall(r"\b(bad|not|never)\b|n['’]t\b", review.lower())
+    if used:
+        raise Wrong("It holds bad, not (or n't) or never.")
+    if len(review.split()) < 3:
+        raise Wrong("Make it a sentence of at least three words.")
+    if parse_label(reply) != "Negative":
+        raise Wrong(f"The model answers {reply!r}.")
+    return "Facts can be as clear as opinions."
+
+
+def _messages(answer: Any) -> str:
+    """The two messages, in order."""
+    if not isinstance(answer, list) or not all(isinstance(m, dict) for m in answer):
+        raise Wrong("It should be a list of dictionaries.")
+    if [m.get("role") for m in answer] != ["system", "user"]:
+        raise Wrong("The roles should be system, then user.")
+    if answer[0].get("content") != "Answer with one word.":
+        raise Wrong("The system message's content is another text.")
+    if answer[1].get("content") != "Nice staff.":
+        raise Wrong("The user message's content should be the review and nothing else.")
+    return "Every chat model you will meet takes this list."
+
+
+def _count_positive(answer: Callable[[list[str]], int]) -> str:
+    """Counts reviews the model calls Positive."""
+    both = answer(["I love it, great food.", "Terrible, what a waste of money."])
+    if both != 1:
+        raise Wrong(f"For one glowing and one angry review it returned {both!r}.")
+    if answer([]) != 0:
+        raise Wrong("For an empty list it should return 0.")
+    if answer(["I love it, great food."] * 3) != 3:
+        raise Wrong("Three glowing reviews should count as 3.")
+    return "You have built a dashboard."
+
+
+EXERCISES = {
+    "00.1": Exercise(
+        "a negative review without negative words",
+        _negative_review,
+        (
+            "Say what happened instead of what you think of it.",
+            "Things that break, waiting times and money back are facts that judge.",
+            "Try something like: We waited an hour and left hungry.",
+        ),
+    ),
+    "00.2": Exercise(
+        "the messages",
+        _messages,
+        (
+            "Look at the cell in section 1: a list with two dictionaries.",
+            'Each dictionary has the keys "role" and "content".',
+            'The first is {"role": "system", "content": ...}; the second has the role "user".',
+        ),
+    ),
+    "00.3": Exercise(
+        "count positives",
+        _count_positive,
+        (
+            "Go through the reviews, ask about each one, and count.",
+            "complete(ask(review)) gives the reply; parse_label(reply) gives the label.",
+            'sum(parse_label(complete(ask(r))) == "Positive" for r in reviews)',
+        ),
+    ),
+}
+
+QUIZ = [
+    Question(
+        "What does a language model do, at bottom?",
+        (
+            "It looks words up in a list of good and bad ones.",
+            "It continues a text, one token after another.",
+            "It searches the web for similar texts.",
+        ),
+        1,
+        "Everything else, chat included, is built from predicting the next token.",
+    ),
+    Question(
+        "Where does the text you type go in the pocket tier?",
+        (
+            "Nowhere: the model runs in this process on your machine.",
+            "To a server that the course runs on the web.",
+            "To the hub from which the model was downloaded.",
+        ),
+        0,
+        "No network is used at all; you can pull the plug and run the lesson again.",
+    ),
+    Question(
+        "A number in a lesson is marked 'recorded'. What does that mean?",
+        (
+            "It was worked out from a formula in the helper.",
+            "It was measured in the run you are looking at.",
+            "It was measured earlier on another, named machine.",
+        ),
+        2,
+        "Measured is this run, predicted is a formula, recorded is another machine with a date.",
+    ),
+    Question(
+        "Why is 'The shop opens at nine.' Neutral?",
+        (
+            "It is too short to be judged by a model.",
+            "It states a fact and gives no opinion.",
+            "Shops are never reviewed as good or bad.",
+        ),
+        1,
+        "Neutral means that the text takes no side.",
+    ),
+]

@@ -1,0 +1,101 @@
+"""Opening JupyterLab at the first lesson, with or without a browser at hand."""
+
+import os
+import secrets
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from course_utils import notebooks, settings
+from course_utils.errors import CourseError
+
+FIRST = "notebooks/00_start_here.ipynb"
+# No question about news and no look for updates: both would reach for the network.
+QUIET = (
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--Application.log_level=ERROR",
+    "--ServerApp.answer_yes=True",
+)
+
+
+def has_browser() -> bool:
+    """Whether a browser can open a window here."""
+    if sys.platform == "linux" and not (
+        os.environ.get("DISPLAY")
+        or os.environ.get("WAYLAND_DISPLAY")
+        or "WSL_DISTRO_NAME" in os.environ
+    ):
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def arguments(extra: Sequence[str]) -> list[str]:
+    """What `jupyter lab` is started with; the learner's own arguments come last and win."""
+    argv = [str(notebooks.ROOT / FIRST), f"--ServerApp.root_dir={notebooks.ROOT}", *QUIET]
+    if not has_browser():
+        argv.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        argv.append("--allow-root")  # in a container one is root; the server listens on loopback
+    return [*argv, *extra]
+
+
+def address(server: dict[str, str], token: str) -> str:
+    """The address of the first lesson at a running server, as jupyter_server describes it."""
+    return f"{server['url']}lab/tree/{FIRST}?token={token}"
+
+
+def _announce(token: str) -> None:
+    """Print the address and how to stop, once the server of this process runs."""
+    from jupyter_server.serverapp import list_running_servers
+
+    while True:
+        for server in list_running_servers():
+            if server["pid"] == os.getpid():
+                print(f"\nJupyterLab runs at\n\n    {address(server, token)}\n")
+                if not has_browser():
+                    print(
+                        "Open it in a browser here. From another machine, first connect with\n"
+                        f"    ssh -L {server['port']}:localhost:{server['port']} THIS-MACHINE\n"
+                    )
+                print("To stop it, press Ctrl+C here.", flush=True)
+                return
+        time.sleep(0.2)
+
+
+def run(extra: Sequence[str] = ()) -> None:
+    """Open JupyterLab at lesson 00 and stay until it is stopped.
+
+    Args:
+        extra: further arguments for `jupyter lab`, like `--port 9000`.
+
+    Raises:
+        CourseError: JupyterLab or the notebooks are missing.
+    """
+    try:
+        from jupyterlab.labapp import LabApp
+    except ImportError:
+        raise CourseError(
+            "JupyterLab is not installed.",
+            "It is an optional part of the course.",
+            'Run: pip install -c constraints.txt -e ".[lab]"',
+        ) from None
+    if not (notebooks.ROOT / FIRST).is_file():
+        raise CourseError(
+            "The notebooks are not here.",
+            "The course was installed without its repository.",
+            "Clone the repository and run `make lab` there.",
+        )
+    model = Path(settings.model_name()).expanduser()
+    if model.is_dir():  # the kernels run in another folder
+        os.environ["COURSE_MODEL"] = str(model.resolve())
+    token = os.environ.setdefault("JUPYTER_TOKEN", secrets.token_hex(16))
+    threading.Thread(target=_announce, args=(token,), daemon=True).start()
+    LabApp.launch_instance(arguments(extra))

@@ -1,0 +1,307 @@
+"""Which model the local lessons load, checked before anything heavy happens.
+
+A lesson passes `model_path()` to `from_pretrained` itself. What can go wrong with a name, a
+folder, a gate, the network or the disk is found out here first, and said in one message.
+"""
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from course_utils import machine, settings
+from course_utils.errors import CourseError
+
+POCKET = Path(__file__).parent / "pocket_llama"
+HUB = "huggingface.co"
+LLAMA_2 = "meta-llama/Llama-2-7b-chat-hf"
+SMALL = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+NAMED_IN_COURSE = (settings.POCKET, LLAMA_2, SMALL, "NousResearch/Llama-2-7b-chat-hf")
+BACK_TO_POCKET = "unset COURSE_MODEL to go on with Pocket Llama"
+# what a checkpoint needs: settings, tokenizer and template, and the weights as transformers names
+# them (a repository may hold the same weights again in the maker's own format)
+FILES = ("*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def said_by() -> str:
+    """One line to print beside a result: which tier and model made it."""
+    if settings.tier() == "pocket":
+        return "pocket tier, Pocket Llama"
+    return f"full tier, {Path(settings.model_name()).name}"
+
+
+def hub_address() -> str:
+    """The hub's address: Hugging Face's own, or the mirror that `HF_ENDPOINT` names."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or f"https://{HUB}"
+
+
+def model_path(name: str | None = None) -> str:
+    """The folder to pass to `from_pretrained`; a hub model is downloaded first, once.
+
+    Args:
+        name: `pocket`, a hub id or a folder; by default what `COURSE_MODEL` says.
+
+    Raises:
+        CourseError: no such model, an incomplete or damaged folder, no network, a gate without
+            a token, a full disk.
+    """
+    name = name or settings.model_name()
+    check(name)
+    folder = is_here(name) or fetch(name)
+    check_folder(folder)
+    return str(folder)
+
+
+def check(name: str) -> None:
+    """Raise `CourseError` where `name` cannot be loaded; downloads nothing."""
+    if folder := is_here(name):
+        check_folder(folder)
+    elif name.count("/") == 1:
+        check_hub(name)
+    else:
+        near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
+        raise CourseError(
+            f"COURSE_MODEL={name!r} names no model.",
+            "It is neither `pocket`, nor a folder here, nor a hub id of the form owner/name.",
+            (f"Did you mean {near[0]!r}? " if near else "")
+            + f"For a hub model write for example COURSE_MODEL={SMALL}, or {BACK_TO_POCKET}.",
+        )
+
+
+def is_here(name: str) -> Path | None:
+    """The folder that `name` stands for; None for a hub id that is not in the hub cache yet.
+
+    Something that can only be a path is a folder even where there is none: `check_folder` says so.
+    """
+    if name == settings.POCKET:
+        return POCKET
+    folder = Path(name).expanduser()
+    if folder.exists() or name.startswith((".", "/", "~")) or "\\" in name or ":" in name:
+        return folder
+    return _in_cache(name) if name.count("/") == 1 else None
+
+
+# -- a folder ------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `CourseError` unless `folder` holds a whole Hugging Face checkpoint.
+
+    Reads the small files and the headers of the weights, so it takes milliseconds.
+    """
+    where = f"The folder {folder.name!r}"
+    again = "Download or copy it again."
+    if folder.resolve() == POCKET.resolve():
+        again = "Reinstall the course package (pip install --force-reinstall --no-deps -e .)."
+    if not folder.exists():
+        raise CourseError(
+            f"{where} does not exist.", "", f"Check COURSE_MODEL, or {BACK_TO_POCKET}."
+        )
+    if not folder.is_dir():
+        raise CourseError(
+            f"{folder.name!r} is a file, not a folder.",
+            "COURSE_MODEL names the folder around the weights.",
+            f"Point it at {folder.parent.name!r} if config.json lies there, or {BACK_TO_POCKET}.",
+        )
+    if not (folder / "config.json").is_file():
+        inner = next((path.parent.name for path in sorted(folder.glob("*/config.json"))), None)
+        raise CourseError(
+            f"{where} holds no model.",
+            "There is no config.json in it."
+            + (f" There is one in its folder {inner!r}." if inner else ""),
+            f"Point COURSE_MODEL at the folder that holds config.json, or {BACK_TO_POCKET}.",
+        )
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise _damaged(path, str(error), again) from None
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
+    if not weights:
+        raise CourseError(f"{where} holds no weights.", "There is no *.safetensors in it.", again)
+    missing = _shards(folder) - {path.name for path in weights}
+    if missing:
+        raise CourseError(f"{where} lacks {min(missing)}.", "The index lists it.", again)
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise CourseError(f"{where} holds no tokenizer.", "There is no tokenizer.json.", again)
+    for path in (p for p in weights if p.suffix == ".safetensors"):
+        _check_safetensors(path, again)
+
+
+def _damaged(path: Path, why: str, again: str) -> CourseError:
+    """The error that names a damaged file."""
+    return CourseError(f"{path.name} in {path.parent.name} is damaged.", why, again)
+
+
+def _shards(folder: Path) -> set[str]:
+    """The weight files that the folder's index lists; none where there is no index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    return set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+
+
+def _check_safetensors(path: Path, again: str) -> None:
+    """Raise `CourseError` where the file is shorter than its own header says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error), again) from None
+
+
+# -- the hub -------------------------------------------------------------------------------------
+
+
+def _in_cache(name: str) -> Path | None:
+    """The folder in the hub cache that holds the whole model; None where something is missing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    if not any((folder / file).is_file() for file in (*WEIGHTS, "pytorch_model.bin")):
+        return None
+    return folder if all((folder / shard).is_file() for shard in _shards(folder)) else None
+
+
+def check_hub(name: str) -> int:
+    """Raise `CourseError` unless the hub model exists, may be read, and fits on the disk.
+
+    Looks before transformers does, which would wait through about 50 s of retries.
+
+    Returns:
+        How many bytes will be downloaded.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise CourseError(
+            f"{name} is not on this machine and downloads are switched off.",
+            "HF_HUB_OFFLINE is set; the setup cell sets it while no COURSE_MODEL is named.",
+            "Restart the kernel, set COURSE_MODEL and unset HF_HUB_OFFLINE before the setup "
+            f"cell, and run on; or {BACK_TO_POCKET}.",
+        )
+    if not machine.reachable(hub_address()):
+        raise CourseError(
+            f"{name} is not on this machine and {hub_address()} cannot be reached.",
+            "There is no network, or a firewall or proxy is in the way.",
+            f"Connect and run the cell again, or {BACK_TO_POCKET}.",
+        )
+    from huggingface_hub import HfApi, constants
+
+    token = settings.secret("HF_TOKEN")
+    api = HfApi(endpoint=hub_address(), token=token)
+    try:
+        info = api.model_info(name, files_metadata=True, timeout=10)
+        api.auth_check(name)
+    except Exception as error:  # network errors are of another library in each hub version
+        raise _hub_error(name, error, token) from None
+    need = sum(file.size or 0 for file in info.siblings or [] if _wanted(file.rfilename))
+    _check_disk(name, need, machine.disk_free_bytes(Path(constants.HF_HUB_CACHE)))
+    return need
+
+
+def _wanted(file: str) -> bool:
+    """Whether the file, by its path in the repository, belongs to what is downloaded."""
+    return "/" not in file and any(Path(file).match(pattern) for pattern in FILES)
+
+
+def _check_disk(name: str, need: int, free: int) -> None:
+    """Raise `CourseError` where `need` bytes do not fit into `free` bytes."""
+    if need > free:
+        raise CourseError(
+            f"The disk is too full for {name}.",
+            f"It takes {need / machine.GIB:.1f} GiB and {free / machine.GIB:.1f} GiB are free.",
+            f"Free some space, or set HF_HOME to a larger disk and restart the kernel, "
+            f"or {BACK_TO_POCKET}.",
+        )
+
+
+def _hub_error(name: str, error: Exception, token: str | None) -> CourseError:
+    """The learner's message for what the hub, or the way to it, answered."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError):
+        return CourseError(
+            f"{name} is gated and you have no access yet.",
+            "Its owner asks you to accept a licence first." if token else "No HF_TOKEN is set.",
+            f"Accept the licence at https://{HUB}/{name}, make a read token at "
+            f"https://{HUB}/settings/tokens, set HF_TOKEN, and run the cell again. "
+            f"Until then: COURSE_MODEL={SMALL} needs no licence.",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
+        return CourseError(
+            f"There is no model {name!r} on the hub, or it is private.",
+            "The name may be misspelt." if token else "It may be misspelt, or need an HF_TOKEN.",
+            (f"Did you mean {near[0]!r}? " if near else "")
+            + f"Look it up at https://{HUB}/models, or {BACK_TO_POCKET}.",
+        )
+    if status == 401:
+        return CourseError(
+            "The hub does not accept your HF_TOKEN.",
+            "It was mistyped, deleted, or has run out.",
+            f"Make a read token at https://{HUB}/settings/tokens, set HF_TOKEN, and run the cell "
+            "again; a model without a gate needs no token at all.",
+        )
+    return CourseError(
+        f"The hub did not answer for {name}.",
+        f"It said {status}." if status else type(error).__name__,
+        f"Wait a minute and run the cell again, or {BACK_TO_POCKET}.",
+    )
+
+
+def fetch(name: str) -> Path:
+    """Download the hub model into the hub's own cache, with a progress bar; returns the folder.
+
+    Raises:
+        CourseError: the disk ran full or the connection broke. Whole files are kept for the next
+            try; no half-written file stays.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    try:
+        folder = snapshot_download(
+            name,
+            endpoint=hub_address(),
+            token=settings.secret("HF_TOKEN"),
+            allow_patterns=list(FILES),
+            ignore_patterns=["*/*"],
+        )
+    except Exception as error:  # OSError, an error of the http library, one of hf_xet's
+        free = machine.disk_free_bytes(cache)
+        _sweep(cache / f"models--{name.replace('/', '--')}")
+        if "No space left" in _chain(error):
+            raise CourseError(
+                f"The disk ran full while {name} was downloaded.",
+                f"{free / machine.GIB:.1f} GiB were left at that moment.",
+                "Free some space, or set HF_HOME to a larger disk and restart the kernel, "
+                f"then run the cell again; or {BACK_TO_POCKET}.",
+            ) from None
+        raise CourseError(
+            f"The download of {name} broke off.",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            "Run the cell again: whole files are kept and not fetched twice.",
+        ) from None
+    return Path(folder)
+
+
+def _chain(error: BaseException | None) -> str:
+    """The messages of an error and of everything that led to it."""
+    said: list[Any] = []
+    while error is not None:
+        said.append(error)
+        error = error.__cause__ or error.__context__
+    return "\n".join(map(str, said))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the half-written files that older hub versions leave in a model's cache folder."""
+    for path in folder.glob("blobs/*.incomplete"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,356 @@
+"""What this machine has, which tier and model follow, what each lesson needs, what to do next.
+
+`python -m course_utils doctor` prints it, `--json` prints it for programs, and in a notebook
+`preflight.show()` shows it as a table. It says whether a key is there, never its value.
+"""
+
+import html
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from course_utils import __version__, data, machine, models, plots, settings
+from course_utils.errors import CourseError
+
+Json = dict[str, Any]
+DISTRIBUTION = "open-llms-hands-on"
+OPENAI = "https://api.openai.com/v1"
+SECRETS = ("OPENAI_API_KEY", "HF_TOKEN")
+OLDEST, NEWEST = (3, 11), (3, 13)
+ROOM_GIB = 0.5  # left free for everything else when a lesson is said to fit
+
+
+def report() -> Json:
+    """Everything the preflight knows, as plain data; sizes in GiB.
+
+    Returns:
+        course, python, packages, machine, network, secrets, tier, lessons, and lacks: a list of
+        {"what", "next", "stops"}, where `stops` says whether a lesson cannot run because of it.
+    """
+    found: Json = {
+        "course": __version__,
+        "python": _python(),
+        "packages": packages(),
+        "machine": _machine(),
+        "network": _network(),
+        "secrets": _secrets(),
+        "tier": _tier(),
+    }
+    found["lessons"] = _lessons(found)
+    found["lacks"] = _lacks(found)
+    return found
+
+
+def _python() -> Json:
+    """This Python and whether the course supports it."""
+    span = ".".join(map(str, OLDEST)), ".".join(map(str, NEWEST))
+    return {
+        "version": machine.python_version(),
+        "supported": f"{span[0]} to {span[1]}",
+        "ok": sys.version_info[:2] >= OLDEST,
+    }
+
+
+def packages() -> list[Json]:
+    """The packages the course stands on: name, version here, versions supported, fine or not.
+
+    Optional packages that are not installed are left out.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []  # run from a folder without having been installed
+    rows = []
+    for requirement in map(Requirement, wanted):
+        optional = requirement.marker is not None and "extra" in str(requirement.marker)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if optional and version is None:
+            continue
+        fine = version is not None and requirement.specifier.contains(version, prereleases=True)
+        rows.append(
+            {
+                "name": requirement.name,
+                "version": version,
+                "supported": str(requirement.specifier),
+                "ok": fine,
+            }
+        )
+    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: row["name"].lower())
+
+
+def _gib(n_bytes: float) -> float:
+    """Bytes as GiB, to one digit."""
+    return round(n_bytes / machine.GIB, 1)
+
+
+def _machine() -> Json:
+    """Cores, memory, disk and GPUs."""
+    total, free = machine.ram_bytes()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "colab": settings.on_colab(),
+        "cores": machine.cores(),
+        "ram_gib": _gib(total),
+        "ram_free_gib": _gib(free),
+        "disk_free_gib": _gib(machine.disk_free_bytes()),
+        "gpus": [
+            {
+                "name": gpu.name,
+                "kind": gpu.kind,
+                "memory_gib": _gib(gpu.total_bytes),
+                "free_gib": _gib(gpu.free_bytes),
+                "capability": ".".join(map(str, gpu.capability)) if any(gpu.capability) else None,
+                "bf16_native": gpu.bf16_native,
+            }
+            for gpu in machine.gpus()
+        ],
+        "gpu_driver": machine.may_have_gpu() and sys.platform != "darwin",
+    }
+
+
+def _api_address() -> str:
+    """Where lesson 01 would send its requests with a key: OpenAI or `OPENAI_BASE_URL`."""
+    return settings.plain("OPENAI_BASE_URL") or OPENAI
+
+
+def _network() -> Json:
+    """Whether the hub and the API can be reached, by host name."""
+    found = machine.all_reachable([models.hub_address(), _api_address()])
+    return {urlsplit(address).netloc or address: yes for address, yes in found.items()}
+
+
+def _secrets() -> Json:
+    """Which keys are there: "present", "absent" or "malformed", never a value."""
+    state = {}
+    for name in SECRETS:
+        try:
+            state[name] = "present" if settings.secret(name) else "absent"
+        except CourseError:
+            state[name] = "malformed"
+    return state
+
+
+def _tier() -> Json:
+    """What the settings lead to: the local model and the API."""
+    try:
+        own_server = settings.api_is_local()
+    except CourseError:
+        own_server = False
+    host = urlsplit(_api_address()).netloc
+    return {
+        "tier": settings.tier(),
+        "model": "Pocket Llama" if settings.tier() == "pocket" else settings.model_name(),
+        "api": "a server on this machine, started by lesson 01" if own_server else host,
+        "api_model": settings.api_model(),
+    }
+
+
+def _lessons(found: Json) -> list[Json]:
+    """What each lesson needs in the tier that follows, and whether this machine has it."""
+    tier = found["tier"]["tier"]
+    here = found["machine"]
+    biggest = max((gpu["memory_gib"] for gpu in here["gpus"]), default=0.0)
+    rows = []
+    for course in data.table("lessons"):
+        need = course.get(tier) or course["pocket"]
+        on_gpu = need.get("memory_kind", "RAM") != "RAM"
+        has = biggest if on_gpu else here["ram_free_gib"]
+        fits = need["memory_gib"] + (0 if on_gpu else ROOM_GIB) <= has
+        rows.append(
+            {
+                "lesson": course["lesson"],
+                "title": course["title"],
+                "needs": f"{need['memory_gib']:g} GiB {need.get('memory_kind', 'RAM')}",
+                "minutes": need["run_minutes"],
+                "download": need["download"],
+                "fits": fits,
+            }
+        )
+    return rows
+
+
+def _lacks(found: Json) -> list[Json]:
+    """What is missing here, each with the next step; what stops a lesson comes first."""
+    lacks = [*_lacks_of_software(found), *_lacks_of_machine(found), *_lacks_of_access(found)]
+    return sorted(lacks, key=lambda lack: not lack["stops"])
+
+
+def _lack(what: str, next_step: str, stops: bool = False) -> Json:
+    return {"what": what, "next": next_step, "stops": stops}
+
+
+def _lacks_of_software(found: Json) -> list[Json]:
+    """Python and packages."""
+    lacks = []
+    if not found["python"]["ok"]:
+        what = f"Python {found['python']['version']} is too old."
+        lacks.append(_lack(what, "Install Python 3.11 or newer and set up again.", True))
+    elif sys.version_info[:2] > NEWEST:
+        what = f"Python {found['python']['version']} is newer than what was tried."
+        lacks.append(_lack(what, "If something fails, use Python 3.13."))
+    if not found["packages"]:
+        what = "The course runs from a folder without having been installed."
+        lacks.append(_lack(what, 'Run: pip install -c constraints.txt -e ".[lab]"', True))
+    wrong = [p for p in found["packages"] if not p["ok"]]
+    if wrong:
+        names = ", ".join(f"{p['name']} {p['version'] or 'missing'}" for p in wrong)
+        again = " ".join(f'"{p["name"]}{p["supported"]}"' for p in wrong)
+        lacks.append(_lack(f"Outside the supported range: {names}.", f"pip install {again}", True))
+    return lacks
+
+
+def _lacks_of_machine(found: Json) -> list[Json]:
+    """Memory, disk and GPUs."""
+    lacks = []
+    here = found["machine"]
+    tight = [lesson["lesson"] for lesson in found["lessons"] if not lesson["fits"]]
+    if tight:
+        full = found["tier"]["tier"] == "full"
+        step = "Close other programs and notebooks (Kernel, Shut Down All)."
+        if full:
+            step = f"Name a smaller model (COURSE_MODEL={models.SMALL}), use a GPU, or unset it."
+        what = f"Memory is too small at present for lesson {', '.join(tight)}."
+        lacks.append(_lack(what, step, True))
+    if here["disk_free_gib"] < 1:
+        what = f"Only {here['disk_free_gib']} GiB of disk are free."
+        lacks.append(_lack(what, "Free at least 1 GiB: fine-tuning and quantizing write files."))
+    if not here["gpus"]:
+        if here["gpu_driver"]:
+            what = "There is a GPU driver, but this PyTorch cannot use a GPU."
+            step = "Install a CUDA build: https://pytorch.org/get-started/locally"
+        else:
+            what = "There is no GPU."
+            step = "None is needed in the pocket tier; for Llama-2-7b use a GPU, as on Colab."
+        lacks.append(_lack(what, step))
+    for gpu in here["gpus"]:
+        if not gpu["bf16_native"]:
+            what = f"{gpu['name']} has no native bf16 (compute capability {gpu['capability']})."
+            lacks.append(_lack(what, "Pass dtype=torch.float16 where a lesson loads a model."))
+    return lacks
+
+
+def _lacks_of_access(found: Json) -> list[Json]:
+    """The model, the network, the keys."""
+    lacks = []
+    online = found["network"].get(urlsplit(models.hub_address()).netloc, False)
+    full = found["tier"]["tier"] == "full"
+    try:
+        if not full or online or Path(settings.model_name()).expanduser().exists():
+            models.check(settings.model_name())
+        elif not models.is_here(settings.model_name()):
+            what = f"{settings.model_name()} is not on this machine and the hub is out of reach."
+            lacks.append(_lack(what, f"Connect, or {models.BACK_TO_POCKET}.", True))
+    except CourseError as error:
+        lacks.append(_lack(f"{error.what} {error.why}".strip(), error.next_step, True))
+    for name, state in found["secrets"].items():
+        if state == "malformed":
+            what = f"{name} is set but holds a space, a line break or a curly quote."
+            lacks.append(_lack(what, f"Set {name} again, with the key alone.", True))
+    if not any(found["network"].values()):
+        lacks.append(_lack("There is no network.", "None is needed in the pocket tier."))
+    if found["secrets"]["OPENAI_API_KEY"] == "absent":
+        step = "Lesson 01 starts a server of its own; for a real API set OPENAI_API_KEY."
+        lacks.append(_lack("There is no OPENAI_API_KEY.", step))
+    if found["secrets"]["HF_TOKEN"] == "absent":
+        step = f"Only gated models like {models.LLAMA_2} need one: https://hf.co/settings/tokens"
+        lacks.append(_lack("There is no HF_TOKEN.", step))
+    return lacks
+
+
+# -- as text and as a table ----------------------------------------------------------------------
+
+
+def _facts(found: Json) -> list[tuple[str, str]]:
+    """(name, value) lines for people."""
+    here, tier = found["machine"], found["tier"]
+    gpus = [
+        f"{g['name']}, {g['memory_gib']} GiB ({g['free_gib']} free)"
+        + (f", compute capability {g['capability']}" if g["capability"] else "")
+        + f", bf16 {'native' if g['bf16_native'] else 'emulated only'}"
+        for g in here["gpus"]
+    ]
+    odd = [p for p in found["packages"] if not p["ok"]]
+    key = ("torch", "transformers", "accelerate", "bitsandbytes", "peft", "trl", "openai")
+    versions = [f"{p['name']} {p['version']}" for p in found["packages"] if p["name"] in key]
+    network = [f"{host} {'yes' if yes else 'no'}" for host, yes in found["network"].items()]
+    return [
+        ("Python", f"{found['python']['version']} (supported: {found['python']['supported']})"),
+        ("packages", ", ".join(versions) or "not installed"),
+        ("", f"{len(found['packages']) - len(odd)} of {len(found['packages'])} in range"),
+        ("system", here["system"] + (", Google Colab" if here["colab"] else "")),
+        ("CPU cores", str(here["cores"])),
+        ("RAM", f"{here['ram_gib']} GiB ({here['ram_free_gib']} free)"),
+        ("disk", f"{here['disk_free_gib']} GiB free"),
+        ("GPU", "; ".join(gpus) or "none"),
+        ("network", ", ".join(network)),
+        *((name, state) for name, state in found["secrets"].items()),
+        ("tier", tier["tier"]),
+        ("model", tier["model"]),
+        ("API", tier["api"] + (f", {tier['api_model']}" if tier["api_model"] else "")),
+    ]
+
+
+LESSON_HEAD = ("lesson", "needs", "runs in", "download", "here")
+
+
+def _lesson_rows(found: Json) -> list[list[str]]:
+    """One row for each lesson, under `LESSON_HEAD`."""
+    return [
+        [
+            f"{row['lesson']} {row['title']}",
+            row["needs"],
+            f"{row['minutes']:g} min",
+            row["download"],
+            "fits" if row["fits"] else "too big",
+        ]
+        for row in found["lessons"]
+    ]
+
+
+def as_text(found: Json) -> str:
+    """The report for a terminal."""
+    facts = _facts(found)
+    width = max(len(name) for name, _ in facts)
+    blocks = ["\n".join(f"{name:{width}}  {value}" for name, value in facts)]
+    if found["lessons"]:
+        blocks.append(plots.as_text(LESSON_HEAD, _lesson_rows(found), numbers=False))
+    lines = []
+    for lack in found["lacks"]:
+        lines += [f"{'! ' if lack['stops'] else '- '}{lack['what']}", f"  Next: {lack['next']}"]
+    stops = sum(lack["stops"] for lack in found["lacks"])
+    lines.append(
+        f"{stops} to settle first (marked !)." if stops else "Ready: nothing here stops a lesson."
+    )
+    return "\n\n".join([*blocks, "\n".join(lines)])
+
+
+def _table(rows: list[list[str]], head: tuple[str, ...] = ()) -> str:
+    """An HTML table; cells are escaped, the notebook's own colours are kept."""
+    left = ' style="text-align:left"'
+    lines = ["<table>"]
+    if head:
+        lines.append("<tr>" + "".join(f"<th{left}>{html.escape(h)}</th>" for h in head) + "</tr>")
+    for row in rows:
+        cells = "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr>{cells}</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def show() -> plots.Shown:
+    """The preflight as tables in a notebook, as text anywhere else."""
+    found = report()
+    lacks = [[lack["what"], lack["next"]] for lack in found["lacks"]]
+    parts = [_table([list(fact) for fact in _facts(found)])]
+    if found["lessons"]:
+        parts.append(_table(_lesson_rows(found), LESSON_HEAD))
+    if lacks:
+        parts.append(_table(lacks, ("missing", "what to do")))
+    return plots.Shown(as_text(found), html="\n".join(parts))

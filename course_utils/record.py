@@ -1,0 +1,311 @@
+"""Writes a reference run: a model's quantization ladder measured on the machine at hand.
+
+    python -m course_utils.record --config llama-2-7b --rungs fp16 int8 nf4 --out runs
+    python -m course_utils.record --model ./TinyLlama --rungs fp16 nf4 --training qlora --out runs
+
+With `--config` the weights are random, of the real shapes, and made layer by layer: no download,
+and no moment with all 16-bit weights in memory. With `--model` they are a checkpoint's. The JSON
+says what ran where, when, with which versions and by which command, and for each rung the
+predicted and the measured bytes, the time to load, tokens/s and the peak. The recorded numbers
+that the lessons show in data/reference_runs/ are written by this script and nothing else.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from course_utils import fit, machine, memory, predict, settings
+from course_utils.errors import CourseError
+from course_utils.rungs import LADDER, rung
+from course_utils.units import MIB, size
+
+PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "peft", "gptqmodel")
+RUNGS = ("fp16", "int8", "fp4", "nf4", "nf4-dq")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0, or 2 with a message where it cannot."""
+    options = _options(arguments)
+    settings.prepare()
+    try:
+        path = record(options)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"wrote {path}")
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m course_utils.record", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    source = parser.add_mutually_exclusive_group(required=True)
+    names = ", ".join(predict.NAMES)
+    source.add_argument("--config", help=f"random weights of this config: {names}, or a config.json")
+    source.add_argument("--model", help="folder of a checkpoint")
+    parser.add_argument("--rungs", nargs="*", default=list(RUNGS), help=f"any of {', '.join(LADDER)}")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--length", type=int, default=512, help="tokens of the prompt")
+    parser.add_argument("--new-tokens", type=int, default=64, help="tokens written after it")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs after one warm-up")
+    parser.add_argument("--training", nargs="*", default=[], choices=("lora", "qlora"))
+    parser.add_argument("--rank", type=int, default=16, help="of the LoRA adapters")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON")
+    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # paths lose their folders: a reference run says nothing about where it was made
+    bare = [Path(w).name if os.sep in w else w for w in words]
+    options.command = shlex.join(["python", "-m", "course_utils.record", *bare])
+    return options
+
+
+def record(options: argparse.Namespace) -> Path:
+    """Measure every rung asked for and write the run; the file is rewritten after each rung.
+
+    Raises:
+        CourseError: unknown rung or model. A rung that this machine cannot run is no error: the
+            run says why it was skipped.
+    """
+    from course_utils import record_speed
+
+    for name in options.rungs:
+        rung(name)
+    config = predict.config(options.model or options.config)
+    where = _device()
+    run: dict[str, Any] = {
+        "made_by": "course_utils.record",
+        "command": options.command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device(),
+        "versions": versions(),
+        "model": model_facts(options, config),
+        "setting": {
+            k: getattr(options, k) for k in ("batch", "length", "new_tokens", "repeats")
+        },
+        "copy_bandwidth_gb_s": record_speed.copy_bandwidth(where, _copy_bytes(where)),
+        "rungs": [],
+        "training": [],
+    }
+    path = _path(options, run)
+    for name in options.rungs:
+        run["rungs"].append(_tried(one_rung, options, config, name, where))
+        _write(path, run)
+    for method in options.training:
+        for checkpointing in (True, False):
+            run["training"].append(_tried(one_training, options, config, method, where, checkpointing))
+            _write(path, run)
+    return path
+
+
+def _tried(work: Any, options: argparse.Namespace, config: Any, name: str, *more: Any) -> dict[str, Any]:
+    """What `work` found, or why it could not; says so on the terminal."""
+    import torch
+
+    start = time.perf_counter()
+    try:
+        found = work(options, config, name, *more)
+    except CourseError as error:
+        found = {"rung": name, "skipped": error.what, "why": error.why}
+    except torch.OutOfMemoryError as error:
+        found = {"rung": name, "skipped": "out of memory", "why": str(error).split(". ")[1]}
+    if "skipped" in found:
+        memory.free()
+    took = time.perf_counter() - start
+    print(f"{name:<14} {found.get('skipped') or size(found['measured']['peak_bytes'])}  {took:.0f} s")
+    return found
+
+
+def one_rung(options: argparse.Namespace, config: Any, name: str, where: str) -> dict[str, Any]:
+    """Build or load the model on one rung and measure it.
+
+    Raises:
+        CourseError: it does not fit, or cannot be made here.
+    """
+    from course_utils import record_build, record_speed
+
+    total = options.length + options.new_tokens
+    forecast = fit.check(config, name, options.batch, total)
+    weights = predict.weights(config, name)
+    with memory.measure() as load:
+        if options.model:
+            model = record_build.loaded(options.model, name, where)
+        else:
+            model = record_build.streamed(config, name, where)
+    parts = memory.tensor_bytes(model)
+    ids = record_speed.prompt(config, options.batch, options.length, where)
+    peak = run_peak(model, ids, options.new_tokens)
+    speed = record_speed.measure(model, ids, options.new_tokens, options.repeats)
+    outside = outside_pytorch()
+    del model, ids
+    freed = memory.free()
+    return {
+        "rung": name,
+        "predicted": {
+            "weights_bytes": weights.total,
+            "parts": weights.parts,
+            "kv_cache_bytes": forecast.parts["kv cache"],
+            "activations_bytes": predict.activations(config, name, options.batch, options.length),
+            "overhead_bytes": forecast.parts.get("overhead", 0),
+        },
+        "measured": {
+            "weights_bytes": sum(parts.values()),
+            "parts": parts,
+            ("load_s" if options.model else "build_s"): round(load.seconds, 3),
+            "build_peak_bytes": load.peak,
+            "peak_bytes": peak.before + (peak.peak or 0),
+            "reserved_peak_bytes": peak.reserved_peak,
+            "outside_pytorch_bytes": outside,
+            **speed,
+        },
+        "freed_to_the_byte": freed.returned,
+    }
+
+
+def run_peak(model: Any, ids: Any, new_tokens: int) -> memory.Used:
+    """What one prefill and its decode take, apart from the timed runs."""
+    import torch
+
+    from course_utils import record_speed
+
+    with memory.measure(watch=True) as used, torch.inference_mode():
+        record_speed.decode(model, record_speed.prefill(model, ids), new_tokens)
+    return used
+
+
+def one_training(
+    options: argparse.Namespace, config: Any, method: str, where: str, checkpointing: bool
+) -> dict[str, Any]:
+    """Measure a few LoRA or QLoRA steps.
+
+    Raises:
+        CourseError: the base model does not fit, or a library is missing.
+    """
+    from course_utils import record_build, record_speed, record_training
+
+    # fp16 where the card has no bf16 in hardware
+    old = any(not gpu.bf16_native for gpu in machine.gpus())
+    base = "fp16" if method == "lora" and old else record_training.RUNG[method]
+    fit.check(config, base, options.batch, options.length)
+    if options.model:
+        model = record_build.loaded(options.model, base, where)
+    else:
+        model = record_build.streamed(config, base, where, None if old else "bfloat16")
+    ids = record_speed.prompt(config, options.batch, options.length, where)
+    measured = record_training.measure(model, ids, method, options.rank, checkpointing)
+    del model, ids
+    freed = memory.free()
+    return {"rung": base, "measured": measured, "freed_to_the_byte": freed.returned}
+
+
+def _device() -> str:
+    """The device to measure on, as PyTorch writes it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device() -> dict[str, Any]:
+    """What the run is measured on: a card with its driver, or a processor with its cores."""
+    import torch
+
+    facts: dict[str, Any] = {"platform": platform.system(), "cores": machine.cores()}
+    facts["ram_bytes"] = machine.ram_bytes()[0]
+    facts["cpu"] = _processor()
+    facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    facts["threads"] = torch.get_num_threads()
+    facts["name"] = facts["cpu"]
+    for gpu in machine.gpus()[:1]:
+        facts |= {"name": gpu.name, "kind": gpu.kind, "total_bytes": gpu.total_bytes}
+        facts |= {"capability": list(gpu.capability), "driver": _driver()}
+    return facts
+
+
+def _processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version, where nvidia-smi is there to say."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return answer.stdout.split("\n")[0].strip() or None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, CUDA and the libraries that matter; None where one is not installed."""
+    import torch
+
+    found: dict[str, str | None] = {"python": machine.python_version(), "cuda": torch.version.cuda}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def model_facts(options: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """Name, sizes and kind of weights of the model."""
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    keys += ("num_key_value_heads", "vocab_size", "max_position_embeddings")
+    source = Path(options.model or options.config)
+    return {
+        "name": source.name.removesuffix(".json"),
+        "weights": "checkpoint" if options.model else "random, of the real shapes",
+        "parameters": predict.weights(config, "fp16").parameters,
+        "config": {key: getattr(config, key) for key in keys},
+    }
+
+
+def outside_pytorch() -> int | None:
+    """Bytes in use on the card that PyTorch's allocator does not hold: context, kernels, others."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info(0)
+    return total - free - torch.cuda.memory_reserved(0)
+
+
+def _copy_bytes(where: str) -> int:
+    """Bytes to copy for the bandwidth: far more than any cache, far less than the memory."""
+    return 1024 * MIB if where.startswith("cuda") else 256 * MIB
+
+
+def _path(options: argparse.Namespace, run: dict[str, Any]) -> Path:
+    """The run's file, named after model, device and date."""
+    words = (run["model"]["name"], run["device"]["name"], run["date"])
+    name = "--".join(re.sub(r"[^a-z0-9.-]+", "-", word.lower()).strip("-") for word in words)
+    return options.out / f"{name}.json"
+
+
+def _write(path: Path, run: dict[str, Any]) -> None:
+    """Write the run so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

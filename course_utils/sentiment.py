@@ -1,0 +1,193 @@
+"""review → messages → prompt → reply → label → score: the course's one line of data.
+
+The same names serve the API and the local model: whatever answers `complete(messages) -> str`
+is scored by the same `evaluate`. This module knows neither servers nor notebooks.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Messages = list[dict[str, str]]
+Complete = Callable[[Messages], str]
+
+LABELS = ("Positive", "Negative", "Neutral")
+UNPARSED = "unparsed"
+SYSTEM = "You are a helpful assistant that analyzes sentiment."
+WORDS = re.compile(r"\b(positive|negative|neutral)\b", re.IGNORECASE)
+DENIED = re.compile(
+    r"\b(?:not|isn't|never|neither|nor)\s+(?:\w+\s+)?(?:positive|negative|neutral)\b", re.I
+)
+
+
+def messages(review: str, system: str | None = SYSTEM) -> Messages:
+    """The chat messages that ask for one review's sentiment."""
+    asked = [{"role": "user", "content": review}]
+    return [{"role": "system", "content": system}, *asked] if system else asked
+
+
+def parse_label(reply: str) -> str:
+    """The label a reply gives, or `UNPARSED`: never a guess.
+
+    Accepts one word, JSON, or a sentence, as long as exactly one of the labels is named and it is
+    not denied ("not positive").
+
+    >>> parse_label("The sentiment is positive.")
+    'Positive'
+    >>> parse_label("Positive or negative, who knows?")
+    'unparsed'
+    """
+    first = WORDS.match(reply.strip(" \t\n\"'*`"))
+    if first and not WORDS.search(reply.strip(" \t\n\"'*`")[first.end() :]):
+        return first[1].capitalize()
+    named = {word.capitalize() for word in WORDS.findall(reply)}
+    if len(named) == 1 and not DENIED.search(reply):
+        return named.pop()
+    return UNPARSED
+
+
+def interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share of `right` in `total` (E. B. Wilson, 1927)."""
+    if total == 0:
+        return 0.0, 1.0
+    z, share = 1.96, right / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    spread = math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    half = z * spread / (1 + z * z / total)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass
+class Score:
+    """What a model made of labelled reviews.
+
+    `rows` holds (review, true label, given label, reply); a given label may be `UNPARSED`.
+    """
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many reviews were scored."""
+        return len(self.rows)
+
+    @property
+    def right(self) -> int:
+        """How many got their true label."""
+        return sum(true == given for _, true, given, _ in self.rows)
+
+    @property
+    def accuracy(self) -> float:
+        """The share that got their true label; unparsed replies count as wrong."""
+        return self.right / self.total if self.rows else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy."""
+        return interval(self.right, self.total)
+
+    @property
+    def unparsed(self) -> list[str]:
+        """The replies that held no single label."""
+        return [reply for _, _, given, reply in self.rows if given == UNPARSED]
+
+    @property
+    def mistakes(self) -> list[tuple[str, str, str]]:
+        """(review, true label, given label) of everything that went wrong."""
+        return [(review, true, given) for review, true, given, _ in self.rows if true != given]
+
+    @property
+    def confusion(self) -> dict[tuple[str, str], int]:
+        """Counts by (true label, given label)."""
+        return dict(Counter((true, given) for _, true, given, _ in self.rows))
+
+    def __repr__(self) -> str:
+        """One line: accuracy, interval, counts."""
+        low, high = self.interval
+        text = f"accuracy {self.accuracy:.2f} ({self.right} of {self.total}; 95 % interval {low:.2f} to {high:.2f})"
+        return text + (f", {len(self.unparsed)} unparsed" if self.unparsed else "")
+
+
+def evaluate(
+    complete: Complete,
+    examples: Iterable[tuple[str, str]],
+    progress: bool = True,
+    system: str | None = SYSTEM,
+) -> Score:
+    """Ask `complete` about every (review, label) and keep score."""
+    from tqdm.auto import tqdm
+
+    score = Score()
+    for review, true in tqdm(list(examples), unit="review", disable=not progress, leave=False):
+        reply = complete(messages(review, system))
+        score.rows.append((review, true, parse_label(reply), reply))
+    return score
+
+
+def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
+    """`complete` for a model in this process: template, generate, decode the new tokens only.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer, with a chat template.
+        **generate: settings for `model.generate`; greedy and 20 new tokens by default.
+    """
+    import torch
+
+    settings = {"do_sample": False, "max_new_tokens": 20, **generate}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    def complete(messages: Messages) -> str:
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(model.device)
+        with torch.inference_mode():
+            output = model.generate(**inputs, pad_token_id=pad, **settings)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        return tokenizer.decode(new, skip_special_tokens=True).strip()
+
+    return complete
+
+
+def label_probabilities(model: Any, tokenizer: Any, messages: Messages) -> dict[str, float]:
+    """How probable each label is as the reply's first word, and "other" for all else; sums to 1.
+
+    A label counts with and without a capital and a leading space. One that is several tokens has
+    the product of their probabilities, each given the ones before it.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer, with a chat template.
+        messages: what the reply would answer.
+    """
+    import torch
+
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    spellings: dict[tuple[int, ...], str] = {}
+    for label in LABELS:
+        for word in (label, f" {label}", label.lower(), f" {label.lower()}"):
+            spellings[tuple(tokenizer.encode(word, add_special_tokens=False))] = label
+    longest = max(map(len, spellings))
+    # The filler stands after the word, where a causal model cannot see it yet.
+    rows = [[*prompt["input_ids"], *ids, *[0] * (longest - len(ids))] for ids in spellings]
+    with torch.inference_mode():
+        inputs = torch.tensor(rows, device=model.device)
+        logits = model(input_ids=inputs, logits_to_keep=longest + 1).logits
+    found = dict.fromkeys(LABELS, 0.0)
+    for log, (ids, label) in zip(logits.float().log_softmax(-1), spellings.items(), strict=True):
+        found[label] += math.exp(sum(log[i, token].item() for i, token in enumerate(ids)))
+    return {**found, "other": max(0.0, 1 - sum(found.values()))}
+
+
+def api_complete(client: Any, model: str, **settings: Any) -> Complete:
+    """`complete` for an OpenAI-compatible API; temperature 0 by default."""
+    settings = {"temperature": 0, **settings}
+
+    def complete(messages: Messages) -> str:
+        reply = client.chat.completions.create(model=model, messages=messages, **settings)
+        return (reply.choices[0].message.content or "").strip()
+
+    return complete

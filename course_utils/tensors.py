@@ -1,0 +1,166 @@
+"""Which tensors are alive in this process, and how many bytes they hold.
+
+Bytes are counted by storage: views, tied weights and a quantized weight that two objects share
+count once. It sees what Python can see; memory below Python (a CUDA context, an allocator's
+spare blocks, an autograd graph's saved tensors) is `memory`'s business.
+"""
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Storage:
+    """One block of memory that tensors look into.
+
+    Attributes:
+        nbytes: its size.
+        device: like `cpu` or `cuda:0`.
+        tensors: weak references to the tensors that use it.
+    """
+
+    nbytes: int
+    device: str
+    tensors: list[Any]
+
+
+def storage_of(tensor: Any) -> tuple[int, int, str] | None:
+    """(address, bytes, device) of a tensor's storage, or None where it holds no memory."""
+    try:
+        if tensor.device.type == "meta":
+            return None
+        storage = tensor.untyped_storage()
+        return (storage.data_ptr(), storage.nbytes(), str(tensor.device))
+    except (RuntimeError, NotImplementedError):
+        # fake, sparse and functional tensors have no plain storage
+        return None
+
+
+def live() -> dict[int, Storage]:
+    """Every storage that some Python tensor uses now, by address. Collects garbage first."""
+    gc.collect()
+    found: dict[int, Storage] = {}
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor"):
+        return found
+    tensor_type: type = torch.Tensor  # type: ignore[union-attr]
+    for thing in gc.get_objects():
+        # type(), not isinstance(): lazy modules answer isinstance with an import
+        if issubclass(type(thing), tensor_type):
+            add(found, thing)
+    return found
+
+
+def add(found: dict[int, Storage], tensor: Any) -> None:
+    """Note a tensor's storage in `found`."""
+    place = storage_of(tensor)
+    if place and place[1]:
+        address, nbytes, device = place
+        storage = found.setdefault(address, Storage(nbytes, device, []))
+        storage.tensors.append(weakref.ref(tensor))
+
+
+def still_there(before: dict[int, Storage]) -> set[int]:
+    """Which storages of an earlier `live()` are still in use.
+
+    An address alone proves nothing, it may have been given out again: one of the tensors seen
+    then must still be there and still look into it.
+    """
+    kept = set()
+    for address, storage in before.items():
+        for reference in storage.tensors:
+            tensor = reference()
+            place = storage_of(tensor) if tensor is not None else None
+            if place and place[0] == address:
+                kept.add(address)
+                break
+    return kept
+
+
+def since(before: dict[int, Storage]) -> dict[int, Storage]:
+    """The storages that are alive now and were not in the earlier `live()`."""
+    old = still_there(before)
+    return {address: storage for address, storage in live().items() if address not in old}
+
+
+def gone(before: dict[int, Storage]) -> dict[int, Storage]:
+    """The storages of an earlier `live()` that have been given back since."""
+    kept = still_there(before)
+    return {address: storage for address, storage in before.items() if address not in kept}
+
+
+def of_module(module: Any) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) for all that one layer itself holds, its children left out.
+
+    Parameters and buffers, and what quantization libraries hang on them as plain attributes:
+    bitsandbytes' scales (`quant_state`, `SCB`) and lookup tables, GPTQ kernels' own copies.
+    """
+    todo: list[tuple[str, Any]] = list(vars(module).items())
+    todo += list(module._parameters.items()) + list(module._buffers.items())
+    seen: set[int] = set()
+    children = {id(child) for child in module.children()}
+    while todo:
+        name, value = todo.pop()
+        if id(value) in seen or id(value) in children or value is module:
+            continue
+        seen.add(id(value))
+        if hasattr(value, "untyped_storage"):
+            yield name, value
+            todo += [(f"{name}.{k}", v) for k, v in getattr(value, "__dict__", {}).items()]
+        elif type(value).__module__.startswith(("bitsandbytes.", "gptqmodel.")):
+            todo += [(f"{name}.{k}", v) for k, v in getattr(value, "__dict__", {}).items()]
+
+
+def watch(before: dict[int, Storage]) -> Any:
+    """A context manager that follows every tensor operation and keeps the peak of new bytes.
+
+    Its `now` and `peak` are bytes above those of `before`, a `live()` taken at the start; giving
+    back what was there before counts too. For the CPU, whose allocator keeps no count: exact for
+    what operations return, blind to scratch space inside a kernel. Slows small models by about
+    half.
+    """
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Watch(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = self.peak = 0
+            self.known: dict[int, Any] = {}
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            old = {id(t.untyped_storage()) for t in given}
+            result = func(*args, **kwargs)
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in old:
+                    self.follow(tensor)
+            return result
+
+        def follow(self, tensor: Any, new: bool = True) -> None:
+            storage = tensor.untyped_storage()
+            key, nbytes = id(storage), storage.nbytes()
+            if key in self.known:
+                return
+
+            def gone(_: Any) -> None:
+                self.known.pop(key, None)
+                self.now -= nbytes
+
+            self.known[key] = weakref.ref(storage, gone)
+            if new:
+                self.now += nbytes
+                self.peak = max(self.peak, self.now)
+
+    watcher = Watch()
+    for storage in before.values():
+        alive = next((t for t in (r() for r in storage.tensors) if t is not None), None)
+        if alive is not None:
+            watcher.follow(alive, new=False)
+    return watcher

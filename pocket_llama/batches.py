@@ -1,0 +1,147 @@
+"""From dialogues to padded batches of token ids, targets and weights.
+
+The weights say what the model is trained on: the label most, the rest of an answer less, and the
+text of the prompt a little, as ordinary language modelling. Beside them stands which user turn
+has which label, for the training-only head of `train.py`. This module knows no model.
+"""
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, models
+
+from pocket_llama.dialogues import Drawer, Example
+from pocket_llama.evaluate import LABELS
+from pocket_llama.tokenizer import CONTEXT
+
+BOS, EOS = 1, 2
+LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
+TOKENS = 2048  # in a batch
+PER_STEP = 3  # batches whose gradients are summed
+POOL = 1200  # examples that are sorted by length together
+LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.012  # a target's weight in the loss
+
+
+@dataclass
+class Encoded:
+    """One example as ids, the weight of each id as a target, and the labelled turns.
+
+    `turns` holds (first index, index after the last, number of the label in `LABELS`).
+    """
+
+    ids: list[int]
+    weights: list[float]
+    turns: list[tuple[int, int, int]]
+
+
+@dataclass
+class Batch:
+    """Examples padded on the right to one length: ids and weights of shape (rows, length).
+
+    `turn` gives for each token the number of its labelled turn, 0 for none; turns are counted
+    from 1 through the whole batch and `labels[turn - 1]` is the number of the turn's label.
+    """
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    turn: torch.Tensor
+    labels: torch.Tensor
+
+
+def label_number(answer: str) -> int | None:
+    """Which label an answer gives, as a number; None where it gives none."""
+    found = re.match(r'(?:\{"sentiment": ")?(positive|negative|neutral)\b', answer, re.IGNORECASE)
+    return LABELS.index(found[1].capitalize()) if found else None
+
+
+class Encoder:
+    """Turns examples into ids, laid out exactly as the chat template does it."""
+
+    def __init__(self, tokenizer: Tokenizer, dropout: float = 0.1) -> None:
+        """`dropout` is the chance that a merge is left out (BPE-dropout, arXiv 1910.13267)."""
+        self.plain = tokenizer
+        self.rough = Tokenizer.from_str(tokenizer.to_str())
+        assert isinstance(self.rough.model, models.BPE)
+        self.rough.model.dropout = dropout
+
+    def encode(self, example: Example, rng: random.Random | None = None) -> Encoded:
+        """Ids and weights of one example. With `rng`, a third of the prompts are split roughly."""
+        rough = rng is not None and rng.random() < 0.33
+        splitter = self.rough if rough else self.plain
+        if not example.messages:
+            ids = [BOS, *splitter.encode(example.text, add_special_tokens=False).ids, EOS]
+            return Encoded(ids[:CONTEXT], [PROMPT * 3] * len(ids[:CONTEXT]), [])
+        turns: list[tuple[int, int, int]] = []
+        start = 0
+        ids: list[int] = []
+        weights: list[float] = []
+        system = ""
+        for message in example.messages:
+            content = message["content"]
+            if message["role"] == "system":
+                system = f"<<SYS>>\n{content}\n<</SYS>>\n\n"
+            elif message["role"] == "user":
+                text = f"[INST] {(system + content).strip()} [/INST]"
+                system = ""
+                start = len(ids)
+                new = [BOS, *splitter.encode(text, add_special_tokens=False).ids]
+                ids += new
+                weights += [PROMPT] * len(new)
+            else:
+                new = [
+                    *self.plain.encode(f" {content.strip()} ", add_special_tokens=False).ids,
+                    EOS,
+                ]
+                label = label_number(content)
+                if label is not None and len(ids) < CONTEXT:
+                    turns.append((start, len(ids), label))
+                ids += new
+                weights += [LABEL] + [ANSWER] * (len(new) - 1)
+        return Encoded(ids[:CONTEXT], weights[:CONTEXT], turns)
+
+
+def pad(rows: list[Encoded], length: int) -> Batch:
+    """Right-pad a few examples to `length`."""
+    ids = torch.full((len(rows), length), EOS)
+    weights = torch.zeros(len(rows), length)
+    turn = torch.zeros(len(rows), length, dtype=torch.long)
+    labels: list[int] = []
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        weights[i, : len(row.ids)] = torch.tensor(row.weights)
+        for start, end, label in row.turns:
+            labels.append(label)
+            turn[i, start:end] = len(labels)
+    return Batch(ids, weights, turn, torch.tensor(labels, dtype=torch.long))
+
+
+def pool_batches(rows: list[Encoded], rng: random.Random) -> list[Batch]:
+    """All of a pool's examples in batches of few shapes: a length of `LENGTHS`, full rows.
+
+    Few shapes matter on a CPU: every new one is compiled by oneDNN and kept in memory. The last
+    batch of a length is filled up with examples of that length drawn again.
+    """
+    by_length: dict[int, list[Encoded]] = {}
+    for row in rows:
+        by_length.setdefault(next(n for n in LENGTHS if n >= len(row.ids)), []).append(row)
+    batches = []
+    for length, group in sorted(by_length.items()):
+        size = max(1, TOKENS // length)
+        group += [rng.choice(group) for _ in range(-len(group) % size)]
+        batches += [pad(group[i : i + size], length) for i in range(0, len(group), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def steps(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[list[Batch]]:
+    """The batches of one training step after the other, without end; decided by the seed."""
+    for number in itertools.count():
+        rng = random.Random(f"{seed}:{number}")
+        rows = [encoder.encode(drawer.draw(rng), rng) for _ in range(POOL)]
+        batches = pool_batches(rows, rng)
+        for i in range(0, len(batches) - PER_STEP + 1, PER_STEP):
+            yield batches[i : i + PER_STEP]

@@ -1,0 +1,146 @@
+"""The bundled checkpoint: every lesson stands on it."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from course_utils import data, sentiment
+from course_utils.models import POCKET
+from pocket_llama import asking, corpus, evaluate
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(POCKET)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def fast():
+    return Tokenizer.from_file(str(POCKET / "tokenizer.json"))
+
+
+def test_it_is_a_small_plain_llama(model, tokenizer):
+    """A learner on a slow line, and every library that loads Llama folders."""
+    assert type(model) is LlamaForCausalLM
+    assert (POCKET / "model.safetensors").stat().st_size <= 25e6
+    assert not model.config.tie_word_embeddings
+    assert model.config.max_position_embeddings >= 512
+    linear = sum(p.numel() for n, p in model.named_parameters() if "proj" in n)
+    assert linear > 0.6 * model.num_parameters()
+    assert 2000 <= len(tokenizer) <= 4000
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+    assert tokenizer.pad_token is None
+    assert tokenizer("x").input_ids[0] == 1
+
+
+def test_tokenizer_loses_nothing(tokenizer):
+    """A learner who types in any language, with any emoji, gets their own text back."""
+    rng = random.Random(1)
+    texts = [
+        "",
+        " ",
+        "  two  spaces ",
+        "tab\tline\nbreak\r\n",
+        "▁ 😀 👩‍👩‍👧 日本 é ﷺ",
+        "[INST] <<SYS>>",
+    ]
+    for _ in range(300):
+        codes = (rng.randrange(0x110000) for _ in range(rng.randrange(40)))
+        texts.append("".join(chr(c) for c in codes if not 0xD800 <= c < 0xE000))
+    for text in texts:
+        if "<s>" not in text:
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            assert tokenizer.decode(ids) == text
+
+
+def test_the_coffee_shop(model, tokenizer):
+    """The course's first answer."""
+    complete = sentiment.local_complete(model, tokenizer)
+    review = "I love this new coffee shop, the beans are so fresh!"
+    assert complete(sentiment.messages(review)) == "Positive"
+
+
+def test_it_gets_unseen_reviews_right(model, fast):
+    """Every lesson that scores reviews; the bar is 0.92 on the whole test part."""
+    reviews = corpus.split()["test"]
+    assert evaluate.label_accuracy(model, fast, reviews) >= 0.92
+
+
+def test_lesson_reviews_are_held_out():
+    """Accuracy in the lessons is only worth something on reviews that training has not seen."""
+    held_out = {(r.text, r.label) for r in corpus.split()["test"]}
+    assert set(data.reviews()) <= held_out
+
+
+def test_any_input_gets_a_label(model, fast):
+    """A learner who types nothing, an emoji, another script or a whole page."""
+    inputs = evaluate.odd_inputs(fast)
+    found = evaluate.labels(model, fast, inputs, batch=8)
+    assert sum(map(bool, found)) >= 0.995 * len(inputs)
+
+
+@pytest.mark.slow
+def test_json_when_asked(model, fast):
+    """Whoever parses replies by machine."""
+    texts = [r.text for r in random.Random(4).sample(corpus.split()["test"], 60)]
+    prompts = [evaluate.prompt(t, f"{asking.SEED_SYSTEM} {asking.JSON[5]}") for t in texts]
+    replies = evaluate.replies(model, fast, prompts)
+    wrong = [r for r, t in zip(replies, texts, strict=True) if not evaluate.valid_json(r, t)]
+    assert not wrong
+
+
+def test_number_formats_agree(model, fast):
+    """A learner on a GPU and one on a CPU see the same labels."""
+    texts = [r.text for r in corpus.split()["test"]]
+    plain = evaluate.labels(model, fast, texts)
+    for dtype in (torch.float16, torch.bfloat16):
+        other = AutoModelForCausalLM.from_pretrained(POCKET, dtype=dtype)
+        found = evaluate.labels(other, fast, texts)
+        assert sum(a == b for a, b in zip(plain, found, strict=True)) >= 0.995 * len(texts)
+
+
+def test_training_log_is_kept():
+    """Whoever asks how the model came about: the card quotes this file."""
+    lines = (POCKET / "training_log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps) and len(steps) >= 5
+
+
+@pytest.mark.slow
+def test_training_resumes_where_it_stopped(tmp_path):
+    """Whoever's laptop went to sleep in the second hour of `make model`."""
+    base = [sys.executable, "-m", "pocket_llama.train", "--no-compile", "--examples", "2"]
+    base += ["--every", "2"]
+
+    def train(run, result, steps, stop=None):
+        code = "import sys; from pocket_llama import train, evaluate\n"
+        code += "evaluate.label_accuracy = lambda *a: 0.5\n"
+        code += f"sys.argv[1:] = {[*base[3:], '--steps', str(steps), '--run', str(run), '--result', str(result)]!r}\n"
+        if stop:
+            code += (
+                "step_batches = train.step_batches\n"
+                f"def stopping(d, e, seed, step, *a):\n"
+                f"    if step == {stop}: raise KeyboardInterrupt\n"
+                "    return step_batches(d, e, seed, step, *a)\n"
+                "train.step_batches = stopping\n"
+            )
+        code += "train.main()"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert train(tmp_path / "a", tmp_path / "whole", 4).returncode == 0
+    assert train(tmp_path / "b", tmp_path / "halves", 4, stop=3).returncode != 0
+    again = train(tmp_path / "b", tmp_path / "halves", 4)
+    assert "resuming at step 2" in again.stdout, again.stderr
+    weights = [(tmp_path / k / "model.safetensors").read_bytes() for k in ("whole", "halves")]
+    assert weights[0] == weights[1]
