@@ -23,7 +23,7 @@ LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
 TOKENS = 2048  # in a batch
 PER_STEP = 3  # batches whose gradients are summed
 POOL = 1200  # examples that are sorted by length together
-LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.012  # a target's weight in the loss
+LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.01  # a target's weight in the loss
 
 
 @dataclass

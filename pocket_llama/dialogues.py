@@ -265,7 +265,7 @@ class Drawer:
     def draw(self, rng: random.Random) -> Example:
         """One example of any kind, the kinds in the proportions of the training mix."""
         kinds = [self.labels, self.explained, self.plain, self.small_talk, self.odd, self.long]
-        return rng.choices(kinds, weights=[62, 20, 9, 3, 5, 0.8])[0](rng)
+        return rng.choices(kinds, weights=[70, 15, 7, 3, 4, 0.8])[0](rng)
 
 
 def tokenizer_texts() -> list[str]:
