@@ -1,4 +1,4 @@
-# make lab        set up, then open JupyterLab at the first lesson
+# make lab        set up, then open JupyterLab at the first lesson (ARGS="--port 9000" and the like)
 # make test       set up, then lint, types, unit tests and every notebook
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
 # make model      rebuild Pocket Llama from its corpus (hours on two cores)
@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This course needs Python 3.11 or newer; yours is %d.%d. Try: make lab PYTHON=python3.12" % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/lab.done: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e ".[lab]"
@@ -21,7 +21,7 @@ $(BIN)/python:
 	@touch $@
 
 lab: .venv/lab.done
-	$(BIN)/python -m course_utils lab
+	$(BIN)/python -m course_utils lab $(ARGS)
 
 test: .venv/test.done
 	$(BIN)/ruff check .

@@ -3,14 +3,17 @@
 doctor [--json]   what this machine has, what each lesson needs, what to do next
 lab [...]         open JupyterLab at the first lesson; further arguments go to `jupyter lab`
 progress          which exercises are solved
+validate [NOTEBOOK…] [--report FOLDER]
+                  whether every notebook still runs and shows what is stored in it
 address URL       after a fork: put your repository's address everywhere
 """
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from course_utils import checks, lab, notebooks, preflight, settings
+from course_utils import checks, lab, notebooks, preflight, settings, validate, validate_report
 from course_utils.errors import CourseError
 
 
@@ -36,6 +39,18 @@ def show_progress(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_validation(args: argparse.Namespace) -> int:
+    """Execute and compare notebooks, write the report; 1 where one does not pass."""
+    report = validate.validate(args.notebooks)
+    for problem in report["between"]:
+        print(problem)
+    failed = sum(not result["passed"] for result in report["notebooks"])
+    print(f"{len(report['notebooks']) - failed} passed, {failed} failed, {report['seconds']:.0f} s")
+    if args.report:
+        print(validate_report.write(report, args.report))
+    return int(not report["passed"])
+
+
 def rewrite_address(args: argparse.Namespace) -> int:
     """Rewrite the repository's address and name the changed files."""
     changed = notebooks.rewrite_address(args.url)
@@ -59,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("progress", help="which exercises are solved")
     one.set_defaults(run=show_progress)
+
+    one = commands.add_parser("validate", help="whether every notebook still runs and is true")
+    one.add_argument("notebooks", nargs="*", type=Path, help="notebooks or folders; default: all")
+    one.add_argument("--report", type=Path, metavar="FOLDER", help="where HTML and JSON go")
+    one.set_defaults(run=run_validation)
 
     one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
     one.add_argument("url", help="like https://github.com/owner/name")

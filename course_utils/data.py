@@ -1,4 +1,4 @@
-"""The small data files that come with the course, each with its source and date inside or beside it."""
+"""The small data files that come with the course, each with its source and date."""
 
 import json
 from functools import cache

@@ -31,6 +31,8 @@ from course_utils.errors import CourseError
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-4.1-mini"
 START_SECONDS = 180
+STEPS = (gateway.LISTENING, gateway.LOADING, gateway.READY)
+ROUTINE = ("INFO:", *(gateway.SAYS + step for step in STEPS))
 AGAIN = "Run the cell with endpoint.start() again, then the cell that makes the client."
 BACK_TO_POCKET = "unset OPENAI_API_KEY and OPENAI_BASE_URL to go on with Pocket Llama"
 
@@ -54,11 +56,14 @@ class Server:
     local: bool = False
     _process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
     _log: "deque[str]" = field(default_factory=lambda: deque(maxlen=40), repr=False)
+    _stopped: bool = field(default=False, repr=False)
 
     def ended(self, within: float = 0.0) -> CourseError | None:
         """Why a server started here is gone, or goes within so many seconds; None while it runs."""
         if self._process is None:
             return None
+        if self._stopped:
+            return CourseError("The local server is stopped.", "server.stop() ended it.", AGAIN)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(within)
             return CourseError("The local server has ended.", last_words(self._log), AGAIN)
@@ -66,17 +71,16 @@ class Server:
 
     def stop(self) -> None:
         """End a server started here. Doing it twice does no harm."""
-        if self._process is None:
+        if self._process is None or self._stopped:
             return
-        if self._process.stdin and not self._process.stdin.closed:
-            self._process.stdin.close()
+        self._stopped = True
+        with suppress(OSError):  # it may have ended before
+            self._process.stdin.close()  # type: ignore[union-attr]
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(5)
-        if self in _started:
-            _started.remove(self)
 
     def __enter__(self) -> "Server":
         """The server itself."""
@@ -96,11 +100,9 @@ _started: list[Server] = []
 
 
 def last_words(log: "deque[str]") -> str:
-    """The end of a server's log, indented; a remark where it said nothing."""
-    lines = [line for line in log if line.strip()][-6:]
-    return (
-        "Its last words:\n" + "\n".join(f"  {line}" for line in lines) if lines else "It is silent."
-    )
+    """The end of a server's log, without the indented lines of a traceback."""
+    lines = [line[:200] for line in log if line.strip() and not line.startswith(" ")][-3:]
+    return "\n".join(["Its last words:", *(f"  {line}" for line in lines)]) if lines else ""
 
 
 def start(port: int = 0) -> Server:
@@ -141,7 +143,7 @@ def limited(server: Server, requests_per_minute: float) -> Server:
 
 def stop() -> None:
     """End every server started here."""
-    for server in list(_started):
+    for server in _started:
         server.stop()
 
 
@@ -174,10 +176,10 @@ def _launch(told: dict[str, Any], model: str, said_by: str) -> Server:
     )
     server = Server("", key, model, said_by, "folder" in told, process)
     _started.append(server)
-    assert process.stdin
-    process.stdin.write(json.dumps({"key": key, **told}) + "\n")
-    process.stdin.flush()
     try:
+        with suppress(OSError):  # where it is gone already, its last words say more
+            process.stdin.write(json.dumps({"key": key, **told}) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
         server.base_url = f"http://127.0.0.1:{_wait(server, told.get('port', 0))}/v1"
     except BaseException:
         server.stop()
@@ -193,7 +195,7 @@ def _read(server: Server, said: "queue.Queue[str]") -> None:
     for line in server._process.stdout:
         if line.startswith(gateway.SAYS):
             said.put(line.removeprefix(gateway.SAYS).strip())
-        if '" 200 OK' not in line and "Loading weights" not in line:
+        if not line.startswith(ROUTINE) and "Loading weights" not in line:
             server._log.append(line.rstrip())
     said.put("")
 
@@ -204,13 +206,16 @@ def _wait(server: Server, port: int) -> str:
 
     said: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(server, said), daemon=True).start()
-    steps = [gateway.LISTENING, gateway.LOADING, gateway.READY] if server.local else [gateway.READY]
     until = time.monotonic() + START_SECONDS
-    with tqdm(total=len(steps), desc="starting the server", leave=False) as bar:
+    quiet = settings.static()
+    with tqdm(total=len(STEPS), desc="starting the server", leave=False, disable=quiet) as bar:
         while True:
             try:
-                word = said.get(timeout=max(0.0, until - time.monotonic()))
+                word = said.get(timeout=0.5)
             except queue.Empty:
+                bar.refresh()
+                if time.monotonic() < until:
+                    continue
                 reason = f"It was not ready after {START_SECONDS} s. {last_words(server._log)}"
                 raise CourseError("The local server did not start.", reason, AGAIN) from None
             if word.startswith(gateway.LISTENING):
@@ -225,7 +230,7 @@ def _wait(server: Server, port: int) -> str:
                 )
             elif not word:
                 raise CourseError("The local server did not start.", last_words(server._log), AGAIN)
-            bar.update(word.startswith(tuple(steps)))
+            bar.update(word.startswith(STEPS))
 
 
 def _no_proxy_to_loopback() -> None:
@@ -246,8 +251,10 @@ def _explain_a_dead_server() -> None:
 
     def explain(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = None) -> None:
         for server in _started:
-            # the gateway notices only after a moment that its model server is gone
-            error = server.ended(within=0.5) or error
+            if str(error.request.url).startswith(server.base_url):
+                # the gateway notices only after a moment that its model server is gone
+                error = server.ended(within=0.5) or error
+                break
         shell.showtraceback((type(error), error, trace), tb_offset=tb_offset)
 
     shell.set_custom_exc((openai.APIConnectionError, openai.InternalServerError), explain)

@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils import data, machine, predict
+from course_utils import data, machine, predict, shapes
 from course_utils.errors import CourseError
 from course_utils.rungs import Rung, rung
 from course_utils.units import GIB, size
@@ -102,7 +102,9 @@ def too_old(r: Rung, capability: tuple[int, int]) -> str:
     return f"{r.name} needs compute capability {need}, this card has {have}"
 
 
-def fits(config: Any, rung_name: str, on: Card, batch: int = 1, length: int = 2048, count: int = 1) -> Fit:
+def fits(
+    config: Any, rung_name: str, on: Card, batch: int = 1, length: int = 2048, count: int = 1
+) -> Fit:
     """Whether a model on a rung fits one card, or `count` equal ones split by `device_map="auto"`.
 
     Args:
@@ -148,13 +150,15 @@ class _ElementSizes:
     """
 
     def __init__(self, model: Any, r: Rung) -> None:
-        self.linear = {f"{path}.weight" for path in predict.quantized_layers(model)}
+        self.linear = {f"{path}.weight" for path in shapes.quantized_layers(model)}
         self.rung = r
 
     def param_element_size(self, model: Any, name: str, tensor: Any) -> float:
         if name in self.linear:
             return self.rung.bits / 8
-        return predict.BYTES[self.rung.dtype] if tensor.is_floating_point() else tensor.element_size()
+        return (
+            predict.BYTES[self.rung.dtype] if tensor.is_floating_point() else tensor.element_size()
+        )
 
     def adjust_max_memory(self, max_memory: dict[Any, float]) -> dict[Any, float]:
         share = 0.9 if self.rung.kind in ("int8", "bnb4") else 1.0
@@ -191,13 +195,14 @@ def _places(config: Any, r: Rung, room: int, count: int) -> dict[str, Any]:
 
     key = (repr(vars(config)), r.name, room, count)
     if key not in _known_places:
-        model = predict.on_meta(config)
+        model = shapes.on_meta(config)
         rooms = dict.fromkeys(range(count), room)
         log = logging.getLogger("accelerate.utils.modeling")
         level = log.level
         log.setLevel(logging.ERROR)  # it warns that the cards are not in this machine
+        sizes: Any = _ElementSizes(model, r)
         try:
-            places = _get_device_map(model, "auto", rooms, _ElementSizes(model, r))
+            places = _get_device_map(model, "auto", rooms, sizes)
         finally:
             log.setLevel(level)
         _known_places[key] = places
@@ -212,7 +217,7 @@ def _bytes_by_card(
     needed = [peak] * count
     # the longest name that leads to a tensor decides, as in transformers' expand_device_map
     modules = sorted(places, key=len, reverse=True)
-    for t in predict.shapes(config):
+    for t in shapes.shapes(config):
         home = next(m for m in modules if not m or t.path == m or t.path.startswith(m + "."))
         needed[places[home]] += sum(predict.bytes_of(t, r))
     layers = config.num_hidden_layers
@@ -257,7 +262,8 @@ def check(
     need = predict.inference(config, rung_name, batch, length, gpu=bool(gpus))
     if need.total > free:
         raise CourseError(
-            f"This model does not fit: {rung_name} needs {size(need.total)}, {where} has {size(free)}.",
+            f"This model does not fit: {rung_name} needs {size(need.total)}, "
+            f"{where} has {size(free)}.",
             ", ".join(f"{part} {size(n)}" for part, n in need.parts.items()) + ".",
             _way_out(config, free, batch, length, capability, bool(gpus)),
         )
@@ -274,9 +280,10 @@ def _way_out(
         total = predict.inference(config, name, batch, length, gpu).total
         if total <= free:
             return f"Take the rung {name}: it needs {size(total)}."
-    smallest = predict.inference(config, LOADABLE[-1], 1, 256, gpu).total
+    last = LOADABLE[-1]
+    smallest = predict.inference(config, last, 1, 256, gpu).total
     if smallest <= free:
-        return f"Take {LOADABLE[-1]} with batch 1 and a shorter context: 256 tokens need {size(smallest)}."
+        return f"Take {last} with batch 1 and a shorter context: 256 tokens need {size(smallest)}."
     return "No rung fits: take a smaller model, free memory, or use a larger card."
 
 
@@ -292,7 +299,10 @@ def check_checkpoint(config: Any, r: Rung) -> None:
         same = r.kind == kind and r.code in ("", saved.get("bnb_4bit_quant_type"))
         same = same and r.double_quant == bool(saved.get("bnb_4bit_use_double_quant"))
     else:
-        same = method == "gptq" == r.kind and (bits, saved.get("group_size")) == (r.bits, r.group_size)
+        same = method == "gptq" == r.kind and (bits, saved.get("group_size")) == (
+            r.bits,
+            r.group_size,
+        )
     if not same:
         held = f"{method} {bits} bit" if bits else str(method)
         raise CourseError(

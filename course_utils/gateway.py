@@ -45,7 +45,8 @@ def end_with_parent() -> None:
     """End this process as soon as stdin closes. A pipe closes however its holder went away."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        # not sys.stdin: Python cannot end in order while a thread waits inside that
+        while os.read(0, 1):
             pass
         os._exit(0)
 
@@ -272,7 +273,8 @@ class Local:
             raise Refusal(400, "context_length_exceeded", message)
         name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         most = number(body, name, 1, 1e9) or self.prompts.generation.get("max_new_tokens", room)
-        body["max_completion_tokens"] = int(min(most, room))
+        # transformers 5.15 knows only the older of the two names
+        body["max_tokens"] = body["max_completion_tokens"] = int(min(most, room))
         if number(body, "temperature", 0, 2):
             # transformers samples only where its generation config says so
             sampling = {**self.prompts.generation, "do_sample": True, "top_k": 0}

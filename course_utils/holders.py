@@ -15,17 +15,24 @@ from typing import Any
 from course_utils import tensors
 
 # Not followed: from a module, a class or a function's globals everything reaches everything.
-_ENDS = (types.ModuleType, type, types.FrameType, types.CodeType, types.BuiltinFunctionType, str, bytes)
+_ENDS = (
+    types.ModuleType,
+    type,
+    types.FrameType,
+    types.CodeType,
+    types.BuiltinFunctionType,
+    str,
+    bytes,
+)
 _LIMIT = 300_000
 _ROOTS = ("<frozen", *(sysconfig.get_path(k) for k in ("stdlib", "purelib", "platlib")))
-_CACHE = type(functools.cache(len))
 
 
 def _below(thing: Any) -> Iterable[Any]:
     """What `thing` refers to, as far as it can be said to hold it."""
     if isinstance(thing, types.FunctionType):
         return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
-    return [x for x in gc.get_referents(thing) if not isinstance(x, _ENDS)]
+    return [x for x in gc.get_referents(thing) if not issubclass(type(x), _ENDS)]
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -37,13 +44,13 @@ def _filled(cell: types.CellType) -> bool:
     return True
 
 
-def reached(thing: Any, wanted: dict[int, tensors.Storage], depth: int = 1000) -> set[int]:
+def reached(thing: Any, wanted: dict[int, tensors.Storage]) -> set[int]:
     """Addresses out of `wanted` whose tensors can be reached from `thing`."""
     found: set[int] = set()
     seen = {id(wanted)}
     level = [] if isinstance(thing, _ENDS) else [thing]
-    while level and depth >= 0 and len(seen) < _LIMIT:
-        below = []
+    while level and len(seen) < _LIMIT:
+        below: list[Any] = []
         for item in level:
             if id(item) in seen:
                 continue
@@ -53,7 +60,7 @@ def reached(thing: Any, wanted: dict[int, tensors.Storage], depth: int = 1000) -
                 if place and place[0] in wanted:
                     found.add(place[0])
             below += _below(item)
-        level, depth = below, depth - 1
+        level = below
     return found
 
 
@@ -80,40 +87,36 @@ def _is_library(path: str) -> bool:
     return path.startswith(_ROOTS) or "-packages" in path
 
 
-def _module_globals(library: bool) -> Iterator[tuple[str, Any]]:
-    """(name, value) of the globals of imported modules, of libraries or of the rest."""
+def _module_globals() -> Iterator[tuple[str, Any]]:
+    """(name, value) of the globals of imported modules, libraries left out."""
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
-        if not isinstance(module, types.ModuleType) or not path:
+        if not isinstance(module, types.ModuleType) or not path or _is_library(path):
             continue
         variables = vars(module)
-        # a library that makes tensors has imported torch; the others need no look
-        if variables is vars(sys.modules["__main__"]) or (library and "torch" not in variables):
-            continue
-        if _is_library(path) == library:
-            for key, value in list(variables.items()):
-                yield f"{key} in {name}", value
+        if variables is not vars(sys.modules["__main__"]):
+            yield from ((f"{key} in {name}", value) for key, value in list(variables.items()))
 
 
-def name(wanted: dict[int, tensors.Storage]) -> list[tuple[str, int]]:
-    """(who, bytes) for the storages in `wanted`, largest first; several may hold the same one."""
-    bytes_by_name: dict[str, int] = {}
+def named(wanted: dict[int, tensors.Storage]) -> tuple[list[tuple[str, int]], set[int]]:
+    """Who holds the storages in `wanted`: ((name, bytes), largest first; addresses without a name).
+
+    Several names may hold the same storage; each has to go.
+    """
+    by_name: dict[str, int] = {}
     covered: set[int] = set()
-    for label, value in [*_variables(), *_module_globals(library=False)]:
+    for label, value in [*_variables(), *_module_globals()]:
         # a notebook keeps what a cell showed under _, __, _5 and in Out
         if re.fullmatch(r"_+\d*|_i+\d*|_oh|_dh|In", label):
             continue
         found = reached(value, wanted)
         if found:
-            bytes_by_name.setdefault(label, sum(wanted[a].nbytes for a in found))
+            by_name.setdefault(label, sum(wanted[a].nbytes for a in found))
             covered |= found
-    for address in wanted.keys() - covered:
-        label = _kind_of_holder(wanted[address])
-        bytes_by_name[label] = bytes_by_name.get(label, 0) + wanted[address].nbytes
-    return sorted(bytes_by_name.items(), key=lambda pair: (-pair[1], pair[0]))
+    return sorted(by_name.items(), key=lambda pair: (-pair[1], pair[0])), wanted.keys() - covered
 
 
-def _kind_of_holder(storage: tensors.Storage) -> str:
+def kind_of_holder(storage: tensors.Storage) -> str:
     """What kind of object refers to a tensor that no name leads to."""
     alive = [t for t in (r() for r in storage.tensors) if t is not None]
     for holder in gc.get_referrers(*alive):
@@ -124,24 +127,6 @@ def _kind_of_holder(storage: tensors.Storage) -> str:
         elif holder is not alive and not isinstance(holder, types.FrameType):
             return f"a {type(holder).__name__} that has no name"
     return "something outside Python"
-
-
-def kept_by_libraries(wanted: dict[int, tensors.Storage]) -> set[int]:
-    """Addresses of small tables that a library keeps for good, like bitsandbytes' NF4 levels.
-
-    Only what a module's globals hold directly, in a plain container or in a function's cache
-    counts, and only up to 4 KiB apiece: a model in some library's list is not a table.
-    """
-    small = {a: s for a, s in wanted.items() if s.nbytes <= 4096}
-    if not small:
-        return set()
-    plain = (dict, list, tuple, set, _CACHE)
-    tops = [
-        value
-        for _, value in _module_globals(library=True)
-        if type(value) in plain or hasattr(type(value), "untyped_storage")
-    ]
-    return reached(tops, small, depth=4)
 
 
 def forget_displayed() -> None:

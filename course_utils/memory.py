@@ -12,21 +12,16 @@ followed operation by operation where `measure(watch=True)` asks for it.
 """
 
 import contextlib
-import ctypes
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_utils import holders, tensors
+from course_utils import counters, holders, tensors
 from course_utils.errors import CourseError
-from course_utils.rungs import part_of
+from course_utils.rungs import PARTS, part_of
 from course_utils.units import size
 
-SAMPLE_SECONDS = 0.005
-ALLOCATED, REQUESTED = "allocated_bytes.all.current", "requested_bytes.all.current"
+TABLE_BYTES = 4096
 
 
 @dataclass
@@ -57,10 +52,16 @@ class Used:
         """One line a figure."""
         lines = [f"kept      {size(self.kept):>12}  tensors made here and still alive"]
         if self.peak is not None:
-            lines.append(f"peak      {size(self.peak):>12}  most tensor bytes at once ({self.device})")
+            lines.append(
+                f"peak      {size(self.peak):>12}  most tensor bytes at once ({self.device})"
+            )
         if self.reserved_peak is not None:
-            lines.append(f"reserved  {size(self.reserved_peak):>12}  most that PyTorch took from the card")
-        lines.append(f"process   {size(self.resident):>12}  RAM, {size(self.resident_peak)} at most")
+            lines.append(
+                f"reserved  {size(self.reserved_peak):>12}  most that PyTorch took from the card"
+            )
+        lines.append(
+            f"process   {size(self.resident):>12}  RAM, {size(self.resident_peak)} at most"
+        )
         lines.append(f"time      {self.seconds:>10.2f} s")
         return "\n".join(lines)
 
@@ -75,7 +76,8 @@ class Freed:
         held: tensors made since the baseline that are still alive; 0 means it is reached.
         holders: (who holds them, bytes), largest first.
         below_python: what CUDA's allocator holds above the baseline and no Python tensor explains.
-        library_tables: small tables a library keeps once for good; not counted as held.
+        library_tables: tensors of at most 4 KiB that no variable leads to, like bitsandbytes' NF4
+            levels: a library keeps them for good, once; not counted as held.
     """
 
     held: int
@@ -99,8 +101,8 @@ class Freed:
             lines.append(f"Next: del {', '.join(names)}, then call memory.free() again.")
         if self.below_python:
             lines.append(
-                f"  {size(self.below_python):>12}  below Python: most often an autograd graph behind a"
-                " variable like loss. Next: del it, or compute under torch.inference_mode()."
+                f"  {size(self.below_python):>12}  below Python: most often an autograd graph"
+                " behind a variable like loss. Next: del it, or use torch.inference_mode()."
             )
         return "\n".join(lines)
 
@@ -110,121 +112,7 @@ class Freed:
 # What free() compares with: the tensors alive and CUDA's bytes at the start of a first block.
 _baseline: tuple[dict[int, tensors.Storage], int] | None = None
 _clean = True
-_open: list["_Block"] = []
-
-
-def device() -> str:
-    """The device models go to here: `cuda`, `mps` or `cpu`."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return "cuda"
-    if torch is not None and torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"
-
-
-def resident() -> int:
-    """Resident memory of this process in bytes."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
-
-def _cuda(figure: str) -> int:
-    """One of the CUDA allocator's figures in bytes, summed over the cards.
-
-    `requested` is what tensors asked for, to the byte; `allocated` and `reserved` are rounded up
-    to the allocator's blocks (PyTorch's notes on CUDA memory management).
-    """
-    import torch
-
-    cards = range(torch.cuda.device_count())
-    return sum(torch.cuda.memory_stats(i).get(figure, 0) for i in cards)
-
-
-def _settle() -> None:
-    """Hand spare blocks back, so that counts are comparable. `tensors.live` collects garbage."""
-    kind = device()
-    if kind == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-        # cuBLAS keeps a workspace of 8 to 32 MiB from its first product on
-        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
-        torch.cuda.empty_cache()
-    elif kind == "mps":
-        import torch
-
-        torch.mps.synchronize()
-        torch.mps.empty_cache()
-    elif sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-class _Block:
-    """The counters of one open `measure()` block."""
-
-    def __init__(self) -> None:
-        self.device = device()
-        self.before = tensors.live()
-        _settle()
-        self.resident = self.resident_peak = resident()
-        self.cuda = self.requested = self.cuda_peak = self.reserved_peak = 0
-        self.mps = self.mps_peak = 0
-        if self.device == "cuda":
-            import torch
-
-            self.cuda = _cuda(ALLOCATED)
-            self.requested = _cuda(REQUESTED)
-            for i in range(torch.cuda.device_count()):
-                torch.cuda.reset_peak_memory_stats(i)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        self.start = time.perf_counter()
-
-    def _sample(self) -> None:
-        """Follow what no counter remembers: resident memory, and MPS's allocated bytes."""
-        mps = None
-        if self.device == "mps":
-            import torch
-
-            mps = torch.mps.current_allocated_memory
-            self.mps = self.mps_peak = mps()
-        while not self._stop.wait(SAMPLE_SECONDS):
-            self.resident_peak = max(self.resident_peak, resident())
-            if mps:
-                self.mps_peak = max(self.mps_peak, mps())
-
-    def note_peaks(self) -> None:
-        """Read CUDA's peaks before an inner block sets them back."""
-        if self.device == "cuda":
-            self.cuda_peak = max(self.cuda_peak, _cuda("allocated_bytes.all.peak"))
-            self.reserved_peak = max(self.reserved_peak, _cuda("reserved_bytes.all.peak"))
-
-    def close(self, used: Used, watched: Any) -> None:
-        """Stop counting and fill in the figures."""
-        if self.device == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
-        used.seconds = time.perf_counter() - self.start
-        self._stop.set()
-        self._thread.join()
-        self.note_peaks()
-        used.device = self.device
-        used.before = self.cuda or self.mps or sum(s.nbytes for s in self.before.values())
-        used.kept = sum(s.nbytes for s in tensors.since(self.before).values())
-        now = resident()
-        used.resident = now - self.resident
-        used.resident_peak = max(self.resident_peak, now) - self.resident
-        if self.device == "cuda":
-            used.peak, used.reserved_peak = self.cuda_peak - self.cuda, self.reserved_peak
-        elif self.device == "mps":
-            used.peak = self.mps_peak - self.mps
-        elif watched is not None:
-            used.peak = watched.peak
+_open: list[counters.Block] = []
 
 
 @contextlib.contextmanager
@@ -244,18 +132,31 @@ def measure(watch: bool = False) -> Iterator[Used]:
     global _baseline, _clean
     for outer in _open:
         outer.note_peaks()
-    used = Used()
-    block = _Block()
+    used, block = Used(), counters.Block()
     if _clean:
-        _baseline, _clean = (block.before, block.requested), False
+        _baseline, _clean = (block.tensors_before, block.requested_before), False
     _open.append(block)
-    watched = tensors.watch(block.before) if watch and block.device == "cpu" else None
+    watched = counters.follow(block.tensors_before) if watch else None
     try:
         with watched or contextlib.nullcontext():
             yield used
     finally:
         _open.remove(block)
-        block.close(used, watched)
+        _fill(used, block, watched)
+
+
+def _fill(used: Used, block: counters.Block, watched: Any) -> None:
+    """Close the block and write its figures into `used`."""
+    used.kept = sum(s.nbytes for s in block.close().values())
+    used.device, used.before, used.seconds = block.device, block.before, block.seconds
+    used.resident = block.resident - block.resident_before
+    used.resident_peak = block.resident_peak - block.resident_before
+    if block.device == "cuda":
+        used.reserved_peak = block.reserved_peak
+    if block.device != "cpu":
+        used.peak = block.peak - block.before
+    elif watched is not None:
+        used.peak = watched.peak
 
 
 def free() -> Freed:
@@ -277,16 +178,18 @@ def free() -> Freed:
     before, requested_before = _baseline
     holders.forget_displayed()
     made = tensors.since(before)
-    _settle()
-    tables = holders.kept_by_libraries(made)
-    left = {a: s for a, s in made.items() if a not in tables}
+    counters.settle()
+    names, nameless = holders.named(made) if made else ([], set())
+    tables = {a for a in nameless if made[a].nbytes <= TABLE_BYTES}
+    for address in nameless - tables:
+        names.append((holders.kind_of_holder(made[address]), made[address].nbytes))
     freed = Freed(
-        held=sum(s.nbytes for s in left.values()),
-        holders=holders.name(left) if left else [],
+        held=sum(s.nbytes for a, s in made.items() if a not in tables),
+        holders=names,
         library_tables=sum(made[a].nbytes for a in tables),
     )
-    if device() == "cuda":
-        grown = _cuda(REQUESTED) - requested_before
+    if counters.device() == "cuda":
+        grown = counters.cuda(counters.REQUESTED) - requested_before
         freed.below_python = max(0, grown - _on_cuda(made) + _on_cuda(tensors.gone(before)))
     _clean = freed.returned
     return freed
@@ -305,7 +208,7 @@ def tensor_bytes(model: Any) -> dict[str, int]:
         zeros and tables), `buffers`, in this order, the empty ones left out. Shared storages count
         once. Unlike `get_memory_footprint()`, which leaves bitsandbytes' scales out.
     """
-    parts = dict.fromkeys(("embeddings", "attention", "mlp", "norms", "head", "scales", "buffers"), 0)
+    parts = dict.fromkeys(PARTS, 0)
     seen: set[int] = set()
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for path, module in model.named_modules():

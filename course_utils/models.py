@@ -83,6 +83,13 @@ def is_here(name: str) -> Path | None:
     return _in_cache(name) if name.count("/") == 1 else None
 
 
+def weights_bytes(name: str) -> int | None:
+    """Bytes of the model's weight files as stored; None where they are not on this machine."""
+    folder = is_here(name)
+    files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")] if folder else []
+    return sum(path.stat().st_size for path in files) or None
+
+
 # -- a folder ------------------------------------------------------------------------------------
 
 

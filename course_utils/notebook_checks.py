@@ -25,7 +25,7 @@ TIER_KEYS = {"runs_on", "run_minutes", "memory_gib", "download", "dollars", "gat
 SHOULD_NOT_SHOW = {
     "a key": re.compile(r"\b(?:sk-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|gh[ps]_[A-Za-z0-9]{30,})"),
     "an absolute path": re.compile(
-        r"(?<![\w.:/~-])/(?:bin|content|etc|home|mnt|opt|private|root|tmp|usr|Users|var|work)/\w"
+        r"(?<![\w.:/~-])/(?:bin|content|etc|home|mnt|opt|private|root|tmp|usr|Users|var|work)/[\w.]"
         r"|\b[A-Z]:\\{1,2}\w"
     ),
     "a warning": re.compile(r"\b\w*Warning:"),
@@ -51,6 +51,11 @@ def faults(notebook: Any, name: str) -> list[str]:
     ]
     solution = name.startswith("solutions/")
     return found + list(_exercises(notebook, name.rpartition("/")[2], solution))
+
+
+def copy_faults(notebook: Any) -> list[str]:
+    """What is wrong with somebody's changed copy: order and outputs, not the course's own cells."""
+    return [*_order(notebook), *_outputs(notebook)]
 
 
 def problems_between() -> list[str]:
@@ -206,11 +211,11 @@ def _exercises(notebook: Any, name: str, solution: bool) -> Iterator[str]:
         yield f"course_utils/exercises: there is no lesson_{number}"
         return
     checked = {}
-    for cell in (one for one in _code(notebook) if "exercise" in _tags(one)):
+    for cell in (one for one in _code(notebook) if solution or "exercise" in _tags(one)):
         for key in re.findall(r"\bcheck\(\s*[\"']([\d.]+)[\"']", cell.source):
             checked[key] = "".join(_texts(cell))
     for key in sorted(set(module.EXERCISES) - set(checked)):
-        yield f"exercise {key}: no cell tagged exercise checks it"
+        yield f"exercise {key}: no cell {'' if solution else 'tagged exercise '}checks it"
     said = f"{'correct' if solution else checks.NOT_ANSWERED}."
     for key, text in sorted(checked.items()):
         if f"Exercise {key}: {said}" not in text:

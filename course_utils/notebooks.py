@@ -46,7 +46,8 @@ if importlib.util.find_spec("course_utils") is None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     here = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True)
     keep = pathlib.Path(tempfile.gettempdir(), "course-keeps.txt")
-    keep.write_text(here.stdout)
+    moves = ("datasets==", "pyarrow==")  # trl asks for newer ones than Colab has
+    keep.write_text("\\n".join(p for p in here.stdout.split() if not p.startswith(moves)))
     done = subprocess.run([*pip, "install", "-qc", keep, source], capture_output=True, text=True)
     if done.returncode:  # end in a message, without a traceback
         error = type("SetupError", (Exception,), {{"_render_traceback_": lambda e: [str(e)]}})
@@ -136,9 +137,9 @@ def execute(path: Path, notebook: Any) -> tuple[float, int]:
         record_timing=False,
         allow_errors=False,
     )
-    saved = dict(os.environ)
+    saved, wanted = dict(os.environ), environment()
     os.environ.clear()
-    os.environ.update(environment())
+    os.environ.update(wanted)
     began = time.monotonic()
     try:
         with Peak() as peak:

@@ -113,6 +113,13 @@ def as_text(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = 
     return "\n".join(lines)
 
 
+def _bar_end(axes: Any, y: float, length: float, text: str, whisker: Sequence[float]) -> None:
+    """A bar's number, beside the bar or beside its whisker where that is longer."""
+    axes.plot(whisker, [y] * len(whisker), color=INK, linewidth=1.2, marker="|")
+    end = (max(length, 0.0, *whisker), y)
+    axes.annotate(text, end, (5, 0), textcoords="offset points", va="center")
+
+
 def bars(
     values: Mapping[str, float] | Mapping[str, Mapping[str, float]],
     title: str = "",
@@ -142,21 +149,18 @@ def bars(
         dict(values) if isinstance(first, Mapping) else {"": values}  # type: ignore[arg-type,dict-item]
     )
     names = list(dict.fromkeys(name for one in series.values() for name in one))
-    thick = 0.8 / len(series)
-    beside: Any = {"textcoords": "offset points", "va": "center"}
-    with _axes(height=max(1.4, 0.9 + 0.34 * len(names) * max(1.0, 0.75 * len(series)))) as drawn:
-        figure, axes = drawn
+    height = max(1.4, 0.9 + 0.34 * len(names) * max(1.0, 0.75 * len(series)))
+    with _axes(height=height) as (figure, axes):
         for i, (label, one) in enumerate(series.items()):
+            thick = 0.8 / len(series)
             rows = [y + (i - (len(series) - 1) / 2) * thick for y in range(len(names))]
             lengths = [one.get(name, 0) for name in names]
             colours = [PALETTE[1] if n in highlight else PALETTE[i % len(PALETTE)] for n in names]
             axes.barh(rows, lengths, height=thick * 0.9, color=colours, label=label)
             for y, name in zip(rows, names, strict=True):
                 if name in one:
-                    whisker = (intervals or {}).get(name, ())
-                    axes.plot(whisker, [y] * len(whisker), color=INK, linewidth=1.2, marker="|")
-                    end = (max(one[name], 0.0, *whisker), y)
-                    axes.annotate((in_picture or number).format(one[name]), end, (5, 0), **beside)
+                    text = (in_picture or number).format(one[name])
+                    _bar_end(axes, y, one[name], text, (intervals or {}).get(name, ()))
         # a token like "$x$" is a name, not a formula
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.invert_yaxis()

@@ -4,24 +4,20 @@
     predict.weights(config, "nf4")                            # by part, scales included
     predict.inference(config, "nf4", batch=1, length=2048)    # with cache, activations, overhead
 
-The shapes come from the model built on PyTorch's meta device, which has shapes and no memory.
 For Llama-like models; each formula names its source.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.models import POCKET
-from course_utils.rungs import Rung, part_of, rung
+from course_utils.rungs import PARTS, Rung, rung
+from course_utils.shapes import NAMES as NAMES
+from course_utils.shapes import Shape, shapes
+from course_utils.shapes import config as config
 from course_utils.units import GIB, size
 
-CONFIGS = Path(__file__).parent / "data" / "configs"
-NAMES = ("pocket", "llama-2-7b", "llama-2-13b", "llama-2-70b")
-PARTS = ("embeddings", "attention", "mlp", "norms", "head", "scales", "buffers")
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 # A CUDA process holds memory that PyTorch's allocator does not count: the context and the kernels'
@@ -29,30 +25,6 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # a T4 (github.com/QwenLM/Qwen3-VL/issues/1046), 0.4 on an A100 (HiDream-ai/VAREdit/issues/6), 0.5
 # on an RTX 4090 (3DTopia/Phidias-Diffusion/issues/8). A cuBLAS workspace of 8 to 32 MiB is in it.
 CUDA_OVERHEAD = GIB // 2
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One tensor of a model that is not loaded.
-
-    Attributes:
-        path: like `model.layers.0.mlp.up_proj.weight`.
-        part: as in `PARTS`.
-        shape: for a linear layer (out_features, in_features).
-        kind: `linear` (a rung may quantize it), `kept` (in the rung's dtype) or `buffer`.
-        element_bytes: of the tensor as the model defines it; what a buffer keeps.
-    """
-
-    path: str
-    part: str
-    shape: tuple[int, ...]
-    kind: str
-    element_bytes: int
-
-    @property
-    def numel(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -76,7 +48,9 @@ class Weights:
     def __str__(self) -> str:
         """A line for each part."""
         lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
-        lines.append(f"{self.rung:<12}{size(self.total):>12}  {self.bits_per_weight:.2f} bits a weight")
+        lines.append(
+            f"{self.rung:<12}{size(self.total):>12}  {self.bits_per_weight:.2f} bits a weight"
+        )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -108,79 +82,6 @@ class Inference:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-
-def config(name: str | Path) -> Any:
-    """A model's config: one of `NAMES`, a folder with a config.json, or such a file.
-
-    Raises:
-        CourseError: nothing of that name, or no config that transformers knows.
-    """
-    from transformers import AutoConfig
-
-    path = POCKET if name == "pocket" else CONFIGS / f"{name}.json"
-    path = path if path.exists() else Path(name).expanduser()
-    if not (path.is_file() or (path / "config.json").is_file()):
-        raise CourseError(
-            f"There is no config for {str(name)!r}.",
-            "It is none of " + ", ".join(NAMES) + ", and no folder or file with a config.json.",
-            "Write one of these names, or the path of a folder that holds a config.json.",
-        )
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"The config of {path.name} cannot be read.",
-            str(error).splitlines()[0],
-            "Download it again, or use the config.json of a Llama-like model.",
-        ) from None
-
-
-_shapes: dict[str, tuple[Shape, ...]] = {}
-
-
-def shapes(config: Any) -> tuple[Shape, ...]:
-    """Every tensor of the model, with its shape and without its memory. Tied weights come once."""
-    key = repr(vars(config))  # to_json_string() says the same a thousand times slower
-    if key not in _shapes:
-        _shapes[key] = tuple(_walk(on_meta(config)))
-    return _shapes[key]
-
-
-def on_meta(config: Any) -> Any:
-    """The model of that config on the meta device: shapes, no memory, no download."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float16)
-
-
-def quantized_layers(model: Any) -> dict[str, Any]:
-    """{path: layer} of the linear layers that bitsandbytes and GPTQ quantize: all but the head.
-
-    The same choice as transformers' `get_keys_to_not_convert`: output head and tied weights stay.
-    """
-    from torch.nn import Linear
-
-    head = model.get_output_embeddings()
-    layers = model.named_modules()
-    return {path: m for path, m in layers if type(m) is Linear and m is not head}
-
-
-def _walk(model: Any) -> Iterator[Shape]:
-    """The tensors of a model on the meta device."""
-    linear = {f"{path}.weight" for path in quantized_layers(model)}
-    head = {f"{path}.weight" for path, m in model.named_modules() if m is model.get_output_embeddings()}
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    for path, tensor in model.named_parameters():
-        if path in tied:
-            continue
-        part = "head" if path in head else part_of(path)
-        kind = "linear" if path in linear else "kept"
-        yield Shape(path, part, tuple(tensor.shape), kind, tensor.element_size())
-    for path, tensor in model.named_buffers():
-        yield Shape(path, "buffers", tuple(tensor.shape), "buffer", tensor.element_size())
 
 
 def weights(config: Any, rung_name: str) -> Weights:
@@ -272,10 +173,10 @@ def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048)
     Counted on transformers' `modeling_llama.py` under `torch.inference_mode()`, per token: inside
     the MLP the embedded input, the layer's input, the residual, the normed input (4 x hidden) and
     gate, up and their product (3 x intermediate) are alive at once; inside attention 3 x hidden,
-    queries before and after rotation, keys while they are rotated; at the head the last hidden
-    states and the logits. The largest counts. With quantized layers one more thing is alive: a
-    4-bit or GPTQ weight unpacked to 16 bits, or int8 inputs and int32 products. An estimate there:
-    it depends on the kernel that the library picks.
+    queries before and after rotation, keys while they are rotated; at the head the logits, with
+    the last hidden states and then with their fp32 copy. The largest counts. With quantized layers
+    one more thing is alive: a 4-bit or GPTQ weight unpacked to 16 bits, or int8 inputs and int32
+    products. An estimate there: it depends on the kernel that the library picks.
     """
     r = rung(rung_name)
     d = _Sizes(config, r)
@@ -288,11 +189,14 @@ def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048)
         mlp = max(mlp, n * (4 * d.hidden + 2 * d.inner) * d.bytes + unpacked)
     elif r.kind == "int8":
         mlp = n * (4 * d.hidden * d.bytes + d.hidden + d.inner * (2 * d.bytes + 4))
-    head = n * d.hidden * d.bytes + logits(config, rung_name, batch)
+    last = batch * config.vocab_size
+    head = last * d.bytes + max(n * d.hidden * d.bytes, last * 4)
     return max(attention + rope, mlp + rope, head)
 
 
-def inference(config: Any, rung_name: str, batch: int = 1, length: int = 2048, gpu: bool = True) -> Inference:
+def inference(
+    config: Any, rung_name: str, batch: int = 1, length: int = 2048, gpu: bool = True
+) -> Inference:
     """Peak bytes of loading a model on a rung and filling a context of `length` tokens.
 
     The worst case: a prompt as long as the context, read in one go. On a GPU the framework's

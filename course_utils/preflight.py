@@ -8,7 +8,6 @@ import html
 import importlib.metadata
 import platform
 import sys
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -153,25 +152,39 @@ def _tier() -> Json:
     }
 
 
+def _need(course: Json, tier: str, weights: int | None, gpu: bool) -> tuple[float, str]:
+    """(GiB, "RAM" or "GPU") that a lesson takes: its card's figure, or that of the named model.
+
+    For a model whose files are here, that is its weights and 1 GiB to work with.
+    """
+    need = course.get(tier) or course["pocket"]
+    if need.get("memory_kind", "RAM") == "RAM":
+        return need["memory_gib"], "RAM"
+    kind = "GPU" if gpu else "RAM"
+    if weights is None:
+        return need["memory_gib"], kind
+    return round(weights / machine.GIB + (1.0 if gpu else course["pocket"]["memory_gib"]), 1), kind
+
+
 def _lessons(found: Json) -> list[Json]:
     """What each lesson needs in the tier that follows, and whether this machine has it."""
     tier = found["tier"]["tier"]
     here = found["machine"]
     biggest = max((gpu["memory_gib"] for gpu in here["gpus"]), default=0.0)
+    weights = models.weights_bytes(settings.model_name())
     rows = []
     for course in data.table("lessons"):
+        gib, kind = _need(course, tier, weights, biggest > 0)
+        has = biggest if kind == "GPU" else here["ram_free_gib"] - ROOM_GIB
         need = course.get(tier) or course["pocket"]
-        on_gpu = need.get("memory_kind", "RAM") != "RAM"
-        has = biggest if on_gpu else here["ram_free_gib"]
-        fits = need["memory_gib"] + (0 if on_gpu else ROOM_GIB) <= has
         rows.append(
             {
                 "lesson": course["lesson"],
                 "title": course["title"],
-                "needs": f"{need['memory_gib']:g} GiB {need.get('memory_kind', 'RAM')}",
+                "needs": f"{gib:g} GiB {kind}",
                 "minutes": need["run_minutes"],
-                "download": need["download"],
-                "fits": fits,
+                "download": "nothing" if weights else need["download"],
+                "fits": gib <= has,
             }
         )
     return rows
@@ -241,12 +254,12 @@ def _lacks_of_access(found: Json) -> list[Json]:
     """The model, the network, the keys."""
     lacks = []
     online = found["network"].get(urlsplit(models.hub_address()).netloc, False)
-    full = found["tier"]["tier"] == "full"
+    name = settings.model_name()
     try:
-        if not full or online or Path(settings.model_name()).expanduser().exists():
-            models.check(settings.model_name())
-        elif not models.is_here(settings.model_name()):
-            what = f"{settings.model_name()} is not on this machine and the hub is out of reach."
+        if online or models.is_here(name) or name.count("/") != 1:
+            models.check(name)
+        else:
+            what = f"{name} is not on this machine and the hub is out of reach."
             lacks.append(_lack(what, f"Connect, or {models.BACK_TO_POCKET}.", True))
     except CourseError as error:
         lacks.append(_lack(f"{error.what} {error.why}".strip(), error.next_step, True))

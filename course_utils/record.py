@@ -12,25 +12,21 @@ that the lessons show in data/reference_runs/ are written by this script and not
 
 import argparse
 import json
+import logging
 import os
-import platform
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from course_utils import fit, machine, memory, predict, settings
+from course_utils import fit, machine, memory, predict, record_facts, settings
 from course_utils.errors import CourseError
 from course_utils.rungs import LADDER, rung
 from course_utils.units import MIB, size
 
-PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "peft", "gptqmodel")
 RUNGS = ("fp16", "int8", "fp4", "nf4", "nf4-dq")
 
 
@@ -38,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 2 with a message where it cannot."""
     options = _options(arguments)
     settings.prepare()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advertises optional CPU kernels
     try:
         path = record(options)
     except CourseError as error:
@@ -53,15 +50,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     source = parser.add_mutually_exclusive_group(required=True)
     names = ", ".join(predict.NAMES)
-    source.add_argument("--config", help=f"random weights of this config: {names}, or a config.json")
+    source.add_argument(
+        "--config", help=f"random weights of this config: {names}, or a config.json"
+    )
     source.add_argument("--model", help="folder of a checkpoint")
-    parser.add_argument("--rungs", nargs="*", default=list(RUNGS), help=f"any of {', '.join(LADDER)}")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--length", type=int, default=512, help="tokens of the prompt")
-    parser.add_argument("--new-tokens", type=int, default=64, help="tokens written after it")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs after one warm-up")
+    parser.add_argument(
+        "--rungs", nargs="*", default=list(RUNGS), help=f"any of {', '.join(LADDER)}"
+    )
+    parser.add_argument("--batch", type=_positive, default=1)
+    parser.add_argument("--length", type=_positive, default=512, help="tokens of the prompt")
+    parser.add_argument("--new-tokens", type=_positive, default=64, help="tokens written after it")
+    parser.add_argument("--repeats", type=_positive, default=5, help="timed runs after one warm-up")
     parser.add_argument("--training", nargs="*", default=[], choices=("lora", "qlora"))
-    parser.add_argument("--rank", type=int, default=16, help="of the LoRA adapters")
+    parser.add_argument("--rank", type=_positive, default=16, help="of the LoRA adapters")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
@@ -69,6 +70,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     bare = [Path(w).name if os.sep in w else w for w in words]
     options.command = shlex.join(["python", "-m", "course_utils.record", *bare])
     return options
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
 
 
 def record(options: argparse.Namespace) -> Path:
@@ -83,17 +92,15 @@ def record(options: argparse.Namespace) -> Path:
     for name in options.rungs:
         rung(name)
     config = predict.config(options.model or options.config)
-    where = _device()
+    where = record_facts.place()
     run: dict[str, Any] = {
         "made_by": "course_utils.record",
         "command": options.command,
         "date": datetime.now(UTC).date().isoformat(),
-        "device": device(),
-        "versions": versions(),
-        "model": model_facts(options, config),
-        "setting": {
-            k: getattr(options, k) for k in ("batch", "length", "new_tokens", "repeats")
-        },
+        "device": record_facts.device(),
+        "versions": record_facts.versions(),
+        "model": record_facts.model(options.model or options.config, bool(options.model), config),
+        "setting": {k: getattr(options, k) for k in ("batch", "length", "new_tokens", "repeats")},
         "copy_bandwidth_gb_s": record_speed.copy_bandwidth(where, _copy_bytes(where)),
         "rungs": [],
         "training": [],
@@ -104,26 +111,34 @@ def record(options: argparse.Namespace) -> Path:
         _write(path, run)
     for method in options.training:
         for checkpointing in (True, False):
-            run["training"].append(_tried(one_training, options, config, method, where, checkpointing))
+            run["training"].append(
+                _tried(one_training, options, config, method, where, checkpointing)
+            )
             _write(path, run)
     return path
 
 
-def _tried(work: Any, options: argparse.Namespace, config: Any, name: str, *more: Any) -> dict[str, Any]:
-    """What `work` found, or why it could not; says so on the terminal."""
+def _tried(
+    work: Any, options: argparse.Namespace, config: Any, name: str, *more: Any
+) -> dict[str, Any]:
+    """What `work` measured, or why it could not, and whether its memory came back."""
     import torch
 
+    with memory.measure():
+        pass  # sets the baseline that free() proves the return to
     start = time.perf_counter()
     try:
         found = work(options, config, name, *more)
     except CourseError as error:
         found = {"rung": name, "skipped": error.what, "why": error.why}
     except torch.OutOfMemoryError as error:
-        found = {"rung": name, "skipped": "out of memory", "why": str(error).split(". ")[1]}
-    if "skipped" in found:
-        memory.free()
-    took = time.perf_counter() - start
-    print(f"{name:<14} {found.get('skipped') or size(found['measured']['peak_bytes'])}  {took:.0f} s")
+        found = {"rung": name, "skipped": "out of memory", "why": str(error).splitlines()[0]}
+    freed = memory.free()
+    found["freed_to_the_byte"] = freed.returned
+    said = found.get("skipped") or "peak " + size(found["measured"]["peak_bytes"])
+    print(f"{name:<14} {said}  ({time.perf_counter() - start:.0f} s)", flush=True)
+    if not freed.returned:
+        print(freed, flush=True)
     return found
 
 
@@ -147,9 +162,7 @@ def one_rung(options: argparse.Namespace, config: Any, name: str, where: str) ->
     ids = record_speed.prompt(config, options.batch, options.length, where)
     peak = run_peak(model, ids, options.new_tokens)
     speed = record_speed.measure(model, ids, options.new_tokens, options.repeats)
-    outside = outside_pytorch()
-    del model, ids
-    freed = memory.free()
+    outside = record_facts.outside_pytorch()
     return {
         "rung": name,
         "predicted": {
@@ -169,7 +182,6 @@ def one_rung(options: argparse.Namespace, config: Any, name: str, where: str) ->
             "outside_pytorch_bytes": outside,
             **speed,
         },
-        "freed_to_the_byte": freed.returned,
     }
 
 
@@ -204,89 +216,7 @@ def one_training(
         model = record_build.streamed(config, base, where, None if old else "bfloat16")
     ids = record_speed.prompt(config, options.batch, options.length, where)
     measured = record_training.measure(model, ids, method, options.rank, checkpointing)
-    del model, ids
-    freed = memory.free()
-    return {"rung": base, "measured": measured, "freed_to_the_byte": freed.returned}
-
-
-def _device() -> str:
-    """The device to measure on, as PyTorch writes it."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda:0"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def device() -> dict[str, Any]:
-    """What the run is measured on: a card with its driver, or a processor with its cores."""
-    import torch
-
-    facts: dict[str, Any] = {"platform": platform.system(), "cores": machine.cores()}
-    facts["ram_bytes"] = machine.ram_bytes()[0]
-    facts["cpu"] = _processor()
-    facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    facts["threads"] = torch.get_num_threads()
-    facts["name"] = facts["cpu"]
-    for gpu in machine.gpus()[:1]:
-        facts |= {"name": gpu.name, "kind": gpu.kind, "total_bytes": gpu.total_bytes}
-        facts |= {"capability": list(gpu.capability), "driver": _driver()}
-    return facts
-
-
-def _processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version, where nvidia-smi is there to say."""
-    if not shutil.which("nvidia-smi"):
-        return None
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return answer.stdout.split("\n")[0].strip() or None
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python, CUDA and the libraries that matter; None where one is not installed."""
-    import torch
-
-    found: dict[str, str | None] = {"python": machine.python_version(), "cuda": torch.version.cuda}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def model_facts(options: argparse.Namespace, config: Any) -> dict[str, Any]:
-    """Name, sizes and kind of weights of the model."""
-    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    keys += ("num_key_value_heads", "vocab_size", "max_position_embeddings")
-    source = Path(options.model or options.config)
-    return {
-        "name": source.name.removesuffix(".json"),
-        "weights": "checkpoint" if options.model else "random, of the real shapes",
-        "parameters": predict.weights(config, "fp16").parameters,
-        "config": {key: getattr(config, key) for key in keys},
-    }
-
-
-def outside_pytorch() -> int | None:
-    """Bytes in use on the card that PyTorch's allocator does not hold: context, kernels, others."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    free, total = torch.cuda.mem_get_info(0)
-    return total - free - torch.cuda.memory_reserved(0)
+    return {"rung": base, "measured": measured}
 
 
 def _copy_bytes(where: str) -> int:

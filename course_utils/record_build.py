@@ -7,7 +7,7 @@ model; what it says is noise.
 
 from typing import Any
 
-from course_utils import fit, predict
+from course_utils import fit, predict, shapes
 from course_utils.errors import CourseError
 from course_utils.rungs import Rung, load_arguments, rung
 
@@ -55,9 +55,9 @@ def streamed(config: Any, rung_name: str, device: str, dtype: str | None = None)
     r = rung(rung_name)
     load_arguments(rung_name)  # refuses what cannot be made from plain weights
     kind = getattr(torch, dtype or r.dtype)
-    model = predict.on_meta(config)
+    model = shapes.on_meta(config)
     random = torch.Generator(device).manual_seed(0)
-    for path, layer in predict.quantized_layers(model).items():
+    for path, layer in shapes.quantized_layers(model).items():
         weight = _noise(layer.weight.shape, kind, device, random)
         if r.kind == "float":
             layer.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -84,36 +84,24 @@ def _quantized(layer: Any, weight: Any, r: Rung, dtype: Any) -> Any:
 
     The same layers and arguments as transformers' `replace_with_bnb_linear`.
     """
-    import bitsandbytes as bnb
     import torch
+    from bitsandbytes.functional import int8_vectorwise_quant
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
     rows, columns = weight.shape
-    with torch.device("meta"):
-        if r.kind == "int8":
-            new = bnb.nn.Linear8bitLt(columns, rows, bias=False, has_fp16_weights=False, threshold=6.0)
-        else:
-            new = bnb.nn.Linear4bit(
-                columns,
-                rows,
-                bias=False,
-                compute_dtype=dtype,
-                compress_statistics=r.double_quant,
-                quant_type=r.code,
-            )
+    new: Any
     if r.kind == "int8":
+        with torch.device("meta"):
+            new = Linear8bitLt(columns, rows, bias=False, has_fp16_weights=False, threshold=6.0)
         # what Int8Params does when it moves to a device, without the detour through the CPU
-        values, scales, _ = bnb.functional.int8_vectorwise_quant(weight.to(torch.float16))
-        new.weight = bnb.nn.Int8Params(
-            values, requires_grad=False, has_fp16_weights=False, CB=values, SCB=scales
-        )
+        values, scales, _ = int8_vectorwise_quant(weight.to(torch.float16))
+        new.weight = Int8Params(values, False, has_fp16_weights=False, CB=values, SCB=scales)
     else:
-        new.weight = bnb.nn.Params4bit(
-            weight,
-            requires_grad=False,
-            compress_statistics=r.double_quant,
-            quant_type=r.code,
-            module=new,
-        ).to(weight.device)
+        double: dict[str, Any] = {"compress_statistics": r.double_quant, "quant_type": r.code}
+        with torch.device("meta"):
+            new = Linear4bit(columns, rows, bias=False, compute_dtype=dtype, **double)
+        packed: Any = Params4bit(weight, requires_grad=False, module=new, **double)
+        new.weight = packed.to(weight.device)
     if layer.bias is not None:
         new.bias = layer.bias
     return new

@@ -23,7 +23,9 @@ def with_adapters(model: Any, method: str, rank: int, checkpointing: bool) -> An
     try:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     except ImportError:
-        raise CourseError("peft is missing.", "It adds the LoRA matrices.", "pip install peft") from None
+        raise CourseError(
+            "peft is missing.", "It adds the LoRA matrices.", "pip install peft"
+        ) from None
     if method == "qlora":
         model = prepare_model_for_kbit_training(
             model,
@@ -33,7 +35,9 @@ def with_adapters(model: Any, method: str, rank: int, checkpointing: bool) -> An
     elif checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, lora).train()
 
 

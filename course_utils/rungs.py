@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from course_utils.errors import CourseError
 
+# The parts of a model that bytes are counted by; `scales` are those of quantized layers.
+PARTS = ("embeddings", "attention", "mlp", "norms", "head", "scales", "buffers")
 Kind = Literal["float", "int8", "bnb4", "gptq"]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from course_utils.settings import static
+
 Messages = list[dict[str, str]]
 Complete = Callable[[Messages], str]
 
@@ -121,7 +123,8 @@ def evaluate(
     from tqdm.auto import tqdm
 
     score = Score()
-    for review, true in tqdm(list(examples), unit="review", disable=not progress, leave=False):
+    quiet = static() or not progress
+    for review, true in tqdm(list(examples), unit="review", disable=quiet, leave=False):
         reply = complete(messages(review, system))
         score.rows.append((review, true, parse_label(reply), reply))
     return score

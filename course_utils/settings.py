@@ -53,10 +53,15 @@ def api_model() -> str | None:
 
 
 def plain(name: str) -> str | None:
-    """A setting that is no secret, from the environment or `.env`, without spaces around it."""
+    """A setting that is no secret, from the environment or `.env`, without spaces around it.
+
+    One from `.env` is put into the environment, where the libraries read it.
+    """
     value = os.environ.get(name, "").strip()
     if not value and not static():
         value = _from_env_file(name, Path.cwd()) or ""
+        if value:
+            os.environ[name] = value
     return value or None
 
 

@@ -133,7 +133,9 @@ def watch(before: dict[int, Storage]) -> Any:
             self.now = self.peak = 0
             self.known: dict[int, Any] = {}
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             kwargs = kwargs or {}
             given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
             old = {id(t.untyped_storage()) for t in given}

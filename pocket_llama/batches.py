@@ -21,7 +21,6 @@ from pocket_llama.tokenizer import CONTEXT
 BOS, EOS = 1, 2
 LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
 TOKENS = 2048  # in a batch
-PER_STEP = 3  # batches whose gradients are summed
 POOL = 1200  # examples that are sorted by length together
 LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.01  # a target's weight in the loss
 
@@ -137,11 +136,36 @@ def pool_batches(rows: list[Encoded], rng: random.Random) -> list[Batch]:
     return batches
 
 
-def steps(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[list[Batch]]:
-    """The batches of one training step after the other, without end; decided by the seed."""
+def dialogue_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Batch]:
+    """Batches of dialogues and plain texts, without end; decided by the seed."""
     for number in itertools.count():
-        rng = random.Random(f"{seed}:{number}")
+        rng = random.Random(f"dialogues:{seed}:{number}")
         rows = [encoder.encode(drawer.draw(rng), rng) for _ in range(POOL)]
-        batches = pool_batches(rows, rng)
-        for i in range(0, len(batches) - PER_STEP + 1, PER_STEP):
-            yield batches[i : i + PER_STEP]
+        yield from pool_batches(rows, rng)
+
+
+def reading_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Batch]:
+    """Batches of bare reviews with their labels, nothing to predict in them: for the turn heads."""
+    for number in itertools.count():
+        rng = random.Random(f"reading:{seed}:{number}")
+        rows = []
+        for _ in range(POOL):
+            review = drawer.review(rng)
+            splitter = encoder.rough if rng.random() < 0.33 else encoder.plain
+            ids = [BOS, *splitter.encode(review.text, add_special_tokens=False).ids][:CONTEXT]
+            turns = [(0, len(ids), LABELS.index(review.label))]
+            rows.append(Encoded(ids, [0.0] * len(ids), turns))
+        yield from pool_batches(rows, rng)
+
+
+def steps(drawer: Drawer, encoder: Encoder, seed: int, reading: int) -> Iterator[list[Batch]]:
+    """The batches of one training step after the other: `reading` steps of bare reviews first.
+
+    After them each step has two batches of dialogues and one of bare reviews.
+    """
+    reviews = reading_batches(drawer, encoder, seed)
+    dialogues = dialogue_batches(drawer, encoder, seed)
+    for _ in range(reading):
+        yield [next(reviews) for _ in range(3)]
+    while True:
+        yield [next(dialogues), next(dialogues), next(reviews)]

@@ -269,7 +269,7 @@ class Drawer:
 
 
 def tokenizer_texts() -> list[str]:
-    """What the tokenizer is trained on: the training reviews, and each way of asking a few times."""
+    """What the tokenizer is trained on: training reviews, and each way of asking."""
     reviews = corpus.split()["train"]
     rng = random.Random(0)
     drawer = Drawer(reviews)

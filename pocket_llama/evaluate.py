@@ -83,7 +83,7 @@ def read_file(path: Path) -> list[corpus.Review]:
 
 
 def odd_inputs(tokenizer, count: int = 300) -> list[str]:
-    """Inputs that are no reviews: empty, emoji, bytes, scripts, and texts up to the context length."""
+    """Inputs that are no reviews: nothing, emoji, bytes, scripts, texts as long as the context."""
     rng = random.Random(7)
     texts = [
         "",
@@ -158,17 +158,54 @@ def replies(model, tokenizer, prompts: list[str], tokens: int = 60) -> list[str]
     return found
 
 
-def valid_json(reply: str, text: str) -> bool:
-    """Whether a reply is the JSON object asked for, its reason taken from the text."""
+def read_json(reply: str) -> dict[str, str] | None:
+    """The reply as the JSON object asked for; None where it is not that object."""
     try:
         answer = json.loads(reply)
     except ValueError:
-        return False
-    return (
-        isinstance(answer, dict)
-        and set(answer) == {"sentiment", "reason"}
-        and str(answer["sentiment"]).capitalize() in LABELS
-    )
+        return None
+    whole = isinstance(answer, dict) and set(answer) == {"sentiment", "reason"}
+    return answer if whole and str(answer["sentiment"]).capitalize() in LABELS else None
+
+
+def print_confusion(reviews: list[corpus.Review], found: list[str]) -> None:
+    """True labels down, given labels across."""
+    matrix = Counter((r.label, f or "no label") for f, r in zip(found, reviews, strict=True))
+    columns = [*LABELS, "no label"]
+    print("\n" + "true \\ said".ljust(12) + "".join(c.rjust(10) for c in columns))
+    for label in LABELS:
+        print(label.ljust(12) + "".join(str(matrix[label, c]).rjust(10) for c in columns))
+
+
+def print_groups(reviews: list[corpus.Review], found: list[str]) -> None:
+    """Accuracy by phenomenon and by subject."""
+    for name in ("phenomenon", "subject"):
+        groups = defaultdict(list)
+        for f, r in zip(found, reviews, strict=True):
+            groups[getattr(r, name)].append(f == r.label)
+        print(f"\nby {name}:")
+        for key, hits in sorted(groups.items(), key=lambda item: -len(item[1])):
+            print(f"  {key:22} {sum(hits) / len(hits):.2f}  of {len(hits)}")
+
+
+def print_formats(model, tokenizer, reviews: list[corpus.Review], found: list[str]) -> None:
+    """Shares of well-formed replies, the cost of leaving the template out, and perplexity."""
+    texts = [r.text for r in reviews]
+    odd = labels(model, tokenizer, odd_inputs(tokenizer), batch=8)
+    print(f"\nwell-formed label, odd and long inputs  {sum(map(bool, odd)) / len(odd):.4f}")
+    print(f"well-formed label, these reviews         {sum(map(bool, found)) / len(found):.4f}")
+    ask = f"{asking.SEED_SYSTEM} {asking.JSON[5]}"
+    answers = [read_json(a) for a in replies(model, tokenizer, [prompt(t, ask) for t in texts])]
+    print(f"valid JSON when asked                    {1 - answers.count(None) / len(texts):.4f}")
+    opinions = [
+        (a, t) for a, t in zip(answers, texts, strict=True) if a and a["sentiment"] != "neutral"
+    ]
+    quoted = sum(a["reason"] in t for a, t in opinions)
+    print(f"  of them quote words of the review      {quoted / max(1, len(opinions)):.4f}")
+    raw = replies(model, tokenizer, texts, tokens=4)
+    right = sum(a.split(" ")[0].strip(".!,") == r.label for a, r in zip(raw, reviews, strict=True))
+    print(f"accuracy without the chat template       {right / len(texts):.4f}")
+    print(f"perplexity of these reviews              {perplexity(model, tokenizer, texts):.2f}")
 
 
 def main() -> None:
@@ -186,50 +223,16 @@ def main() -> None:
     reviews = read_file(args.file) if args.file else corpus.split()["test"]
     began = time.time()
     found = labels(model, tokenizer, [r.text for r in reviews])
-    seconds = time.time() - began
+    speed = len(reviews) / (time.time() - began)
     right = sum(f == r.label for f, r in zip(found, reviews, strict=True))
     low, high = interval(right, len(reviews))
-    print(
-        f"{args.model.name} in {args.load}, {len(reviews)} reviews, {len(reviews) / seconds:.0f} reviews/s"
-    )
+    print(f"{args.model.name} in {args.load}, {len(reviews)} reviews, {speed:.0f} reviews/s")
     print(f"accuracy {right / len(reviews):.4f} (95 % interval {low:.3f} to {high:.3f})")
-    matrix = Counter((r.label, f or "no label") for f, r in zip(found, reviews, strict=True))
-    columns = [*LABELS, "no label"]
-    print("\n" + "true \\ said".ljust(12) + "".join(c.rjust(10) for c in columns))
-    for label in LABELS:
-        print(label.ljust(12) + "".join(str(matrix[label, c]).rjust(10) for c in columns))
-    if args.file:
-        return
-    for name in ("phenomenon", "subject"):
-        groups = defaultdict(list)
-        for f, r in zip(found, reviews, strict=True):
-            groups[getattr(r, name)].append(f == r.label)
-        print(f"\nby {name}:")
-        for key, hits in sorted(groups.items(), key=lambda item: -len(item[1])):
-            print(f"  {key:22} {sum(hits) / len(hits):.2f}  of {len(hits)}")
-    sample = [r.text for r in random.Random(3).sample(reviews, min(args.formats, len(reviews)))]
-    odd = labels(model, tokenizer, odd_inputs(tokenizer), batch=8)
-    print(
-        f"\nwell-formed label, odd and long inputs  {sum(map(bool, odd)) / len(odd):.4f} of {len(odd)}"
-    )
-    print(f"well-formed label, test reviews          {sum(map(bool, found)) / len(found):.4f}")
-    ask = f"{asking.SEED_SYSTEM} {asking.JSON[5]}"
-    answers = replies(model, tokenizer, [prompt(t, ask) for t in sample])
-    shares = [valid_json(a, t) for a, t in zip(answers, sample, strict=True)]
-    print(
-        f"valid JSON when asked                    {sum(shares) / len(shares):.4f} of {len(shares)}"
-    )
-    quoted = [
-        json.loads(a)["reason"] in t
-        for a, t in zip(answers, sample, strict=True)
-        if valid_json(a, t) and json.loads(a)["sentiment"] != "neutral"
-    ]
-    print(f"  of them quote words of the review      {sum(quoted) / max(1, len(quoted)):.4f}")
-    raw = replies(model, tokenizer, sample, tokens=4)
-    kept = [r.label for t in sample for r in reviews if r.text == t]
-    right = sum(a.split(" ")[0].strip(".") == k for a, k in zip(raw, kept, strict=False))
-    print(f"accuracy without the chat template       {right / len(sample):.4f} of {len(sample)}")
-    print(f"perplexity of test reviews               {perplexity(model, tokenizer, sample):.2f}")
+    print_confusion(reviews, found)
+    if not args.file:
+        print_groups(reviews, found)
+        chosen = random.Random(3).sample(range(len(reviews)), min(args.formats, len(reviews)))
+        print_formats(model, tokenizer, [reviews[i] for i in chosen], [found[i] for i in chosen])
 
 
 if __name__ == "__main__":

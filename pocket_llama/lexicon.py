@@ -49,7 +49,7 @@ THINGS = [
 SHAPES = {
     "plain": [
         "{w}", "{w}.", "{w}!", "The {t} was {w}.", "The {t} is {w}.", "It was {w}.", "so {w}",
-        "Very {w} {t}.", "the {t} here is really {w}", "Such a {w} {t}.", "Simply {w}.", "Just {w}.",
+        "Very {w} {t}.", "the {t} here is really {w}", "Such a {w} {t}.", "Simply {w}.",
         "I found the {t} {w}.", "{w} {t}, {w2} {t2}.", "The {t} was {w} and the {t2} was {w2}.",
         "I thought it was {w}.", "What a {w} {t}!", "Really {w}!", "{w} and {w2}.",
         "Overall a {w} {t}.", "The {t} turned out to be {w}.", "Everything about it is {w}.",

@@ -48,7 +48,7 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- for message in turns -%}
     {%- if message['role'] != ['user', 'assistant'][loop.index0 % 2] -%}
-        {{- raise_exception('After a system message, if any, roles must alternate user, assistant.') -}}
+        {{- raise_exception('Roles must alternate user, assistant, user, ...') -}}
     {%- endif -%}
     {%- if message['role'] == 'user' -%}
         {%- set content = system + message['content'] if loop.first else message['content'] -%}

@@ -96,6 +96,14 @@ def test_a_base_url_alone_means_another_server(by_hand, monkeypatch):
     assert not settings.api_is_local()
 
 
+def test_a_base_url_from_the_env_file_reaches_the_client(by_hand):
+    """A learner's OpenAI() goes to the server that .env names."""
+    (by_hand / ".env").write_text("OPENAI_BASE_URL=http://localhost:8000/v1\nCOURSE_API_MODEL=m\n")
+    assert not settings.api_is_local()
+    assert settings.os.environ["OPENAI_BASE_URL"] == "http://localhost:8000/v1"
+    assert settings.api_model() == "m"
+
+
 @pytest.mark.parametrize("value", ["two words", "line\nbreak", "“curly”", "key\x07", "a\tb"])
 def test_a_wrongly_pasted_key_is_named_without_its_value(by_hand, monkeypatch, value):
     """A learner who pastes too much reads which key is wrong, and nobody reads the key."""

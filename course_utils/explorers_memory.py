@@ -1,0 +1,158 @@
+"""Lesson 04's things to play with: rounding a row of weights, and filling a card's memory.
+
+As in `explorers`: a widget made of what ipywidgets 7 and 8 share, or a `Shown` picture while a
+program runs the notebook.
+"""
+
+from typing import Any
+
+from course_utils import explorers, fit, plots, predict, settings, shapes
+from course_utils.errors import CourseError
+from course_utils.plots import Shown
+from course_utils.units import size
+
+GIB = 2**30
+MODELS = shapes.NAMES
+RUNGS = ("fp16", "int8", "nf4", "nf4-dq", "gptq-4bit")
+BLOCKS = (16, 32, 64, 128, 256)
+
+
+def rounded(weights: Any, bits: int, block: int) -> Any:
+    """Absmax rounding with one scale for each block of weights, and back; a tensor as long."""
+    import torch
+
+    largest = 2 ** (bits - 1) - 1
+    out = []
+    for part in weights.split(block):
+        scale = (part.abs().max() / largest).clamp(min=torch.finfo(torch.float32).tiny)
+        out.append((part / scale).round() * scale)
+    return torch.cat(out)
+
+
+def _rounding(row: Any, bits: int, block: int, outlier: float) -> Shown:
+    """Weights against what rounding makes of them; the outlier is left out of picture and error."""
+    weights = row.clone()
+    weights[0] = outlier * row.abs().max()
+    restored = rounded(weights, bits, block)[1:]
+    weights = weights[1:]
+    error = 100 * ((weights - restored).norm() / weights.norm()).item()
+    overhead = 16 / block
+    with plots._axes(height=3.2) as (figure, axes):
+        axes.plot(weights.numpy(), restored.numpy(), ".", markersize=4)
+        axes.set(
+            title=f"{bits} bits, blocks of {block}: {error:.0f} % error",
+            xlabel="weight",
+            ylabel="after rounding",
+        )
+        png = plots._png(figure)
+    text = (
+        f"{bits} bits, blocks of {block}, outlier {outlier:g} times the largest weight: about "
+        f"{error:.0f} % error, {bits + overhead:.2f} bits a weight with 16-bit scales"
+    )
+    return Shown(text, png=png)
+
+
+def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> Any:
+    """Round a row of weights: bits, block size and an outlier in the first place.
+
+    Args:
+        row: a 1-d tensor of weights, at least 256 long.
+        bits: 2 to 8.
+        block: how many weights share a scale.
+        outlier: the first weight, as a multiple of the largest other one.
+
+    Returns:
+        A widget; a `Shown` while a program runs the notebook.
+    """
+    row = row.detach().float().cpu()
+    if settings.static():
+        return _rounding(row, bits, block, outlier)
+    import ipywidgets as widgets
+
+    wide = {"style": explorers.WIDE, "layout": widgets.Layout(width="60%")}
+    controls = {
+        "bits": widgets.IntSlider(bits, 2, 8, description="bits:", **wide),
+        "block": widgets.SelectionSlider(options=BLOCKS, value=block, description="block:", **wide),
+        "outlier": widgets.FloatLogSlider(
+            outlier, min=0, max=2, step=0.1, description="outlier x:", **wide
+        ),
+    }
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        shown = _rounding(row, **{name: box.value for name, box in controls.items()})
+        result.value = explorers._as_html(shown, explorers._boxed(shown.text))
+
+    for box in controls.values():
+        box.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([*controls.values(), result])
+
+
+def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int = 1) -> Shown:
+    """A stacked bar of predicted memory against one card's."""
+    config, on = shapes.config(model), fit.card(card)
+    need = predict.inference(config, rung, batch=batch, length=length)
+    verdict = fit.fits(config, rung, on, batch=batch, length=length)
+    with plots._axes(height=2.2) as (figure, axes):
+        left = 0.0
+        for i, (part, n_bytes) in enumerate(need.parts.items()):
+            axes.barh([0], [n_bytes / GIB], left=left, color=plots.PALETTE[i], label=part)
+            left += n_bytes / GIB
+        axes.axvline(on.usable_gib, color=plots.INK, linestyle="--")
+        axes.annotate(f" {on.name}", (on.usable_gib, 0.42))
+        axes.set(title="", xlabel="GiB (predicted)", yticks=[], ylim=(-0.5, 0.7))
+        axes.set_xlim(0, 1.15 * max(left, on.usable_gib))
+        figure.legend(loc="outside upper left", ncols=4)
+        png = plots._png(figure)
+    parts = ", ".join(f"{part} {size(n)}" for part, n in need.parts.items())
+    answer = "fits" if verdict.ok else "does not fit"
+    text = (
+        f"{model} in {rung}, {batch} x {length:,} tokens on {card}: {answer}\n"
+        f"needs {size(need.total)} of {size(on.usable_bytes)} ({parts})"
+    )
+    return Shown(text, png=png)
+
+
+def vram(
+    model: str = "llama-2-7b",
+    rung: str = "nf4",
+    batch: int = 1,
+    length: int = 2048,
+    card: str = "T4",
+) -> Any:
+    """Model, precision, batch, context and card: does it fit? All predicted.
+
+    Returns:
+        A widget; a `Shown` while a program runs the notebook.
+    """
+    if settings.static():
+        return _vram(model, rung, batch, length, card)
+    import ipywidgets as widgets
+
+    wide = {"style": explorers.WIDE, "layout": widgets.Layout(width="60%")}
+    lengths = [2**n for n in range(7, 16)]
+    names = [one.name for one in fit.cards()]
+    controls = {
+        "model": widgets.Dropdown(options=MODELS, value=model, description="model:", **wide),
+        "rung": widgets.Dropdown(options=RUNGS, value=rung, description="precision:", **wide),
+        "batch": widgets.IntSlider(batch, 1, 32, description="batch:", **wide),
+        "length": widgets.SelectionSlider(
+            options=lengths, value=length, description="context:", **wide
+        ),
+        "card": widgets.Dropdown(options=names, value=card, description="card:", **wide),
+    }
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        try:
+            shown = _vram(**{name: box.value for name, box in controls.items()})
+        except CourseError as error:
+            result.value = explorers._message(error)
+            return
+        result.value = explorers._as_html(shown, explorers._boxed(shown.text))
+
+    for box in controls.values():
+        box.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([*controls.values(), result])

@@ -1,0 +1,200 @@
+"""The explorers: what they show, and what they do with odd input. All on the real Pocket Llama."""
+
+import math
+import re
+
+import pytest
+
+from course_utils import explorers, sentiment
+from course_utils.models import model_path
+from course_utils.plots import Shown
+
+HOSTILE = "<img src=x onerror=alert(1)> nice"
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """Pocket Llama and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    return AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float16), tokenizer
+
+
+@pytest.fixture
+def live(monkeypatch):
+    """A notebook that a person is looking at: widgets, no static pictures."""
+    monkeypatch.setenv("COURSE_STATIC", "0")
+
+
+def seen(widget):
+    """The HTML that an explorer shows under its controls, without the picture's bytes."""
+    return re.sub(r"base64,[^\"]+", "", widget.children[-1].value)
+
+
+# -- label probabilities ------------------------------------------------------------------------
+
+
+def test_label_probabilities_agree_with_the_reply(llama):
+    """A learner who compares the bars with the reply: the highest bar must be the label given."""
+    chat = sentiment.messages(explorers.COFFEE)
+    chances = sentiment.label_probabilities(*llama, chat)
+    assert list(chances) == [*sentiment.LABELS, "other"]
+    assert math.isclose(sum(chances.values()), 1, abs_tol=1e-6)
+    reply = sentiment.local_complete(*llama)(chat)
+    assert max(chances, key=chances.get) == sentiment.parse_label(reply)
+
+
+def test_label_probabilities_multiply_along_a_label(llama):
+    """A learner whose model cuts labels into pieces: the pieces' probabilities are multiplied."""
+    import torch
+
+    model, tokenizer = llama
+    chat = sentiment.messages("The shop opens at nine.")
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
+    expected = dict.fromkeys(sentiment.LABELS, 0.0)
+    for label in sentiment.LABELS:
+        for word in (label, f" {label}", label.lower(), f" {label.lower()}"):
+            ids, share = list(prompt["input_ids"]), 1.0
+            for token in tokenizer.encode(word, add_special_tokens=False):
+                with torch.inference_mode():
+                    logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+                share *= logits.float().softmax(-1)[token].item()
+                ids.append(token)
+            expected[label] += share
+    found = sentiment.label_probabilities(model, tokenizer, chat)
+    for label in sentiment.LABELS:
+        assert math.isclose(found[label], expected[label], abs_tol=5e-3)
+
+
+# -- temperature and top_p ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0.1, 0.1), (0.7, 0.9), (3.0, 1.0)])
+def test_temper_keeps_what_generate_keeps(temperature, top_p):
+    """A learner who trusts the orange bars: they are the tokens that generate would draw from."""
+    import torch
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    torch.manual_seed(0)
+    logits = torch.randn(500) * 3
+    chances, kept = explorers.temper(logits, temperature, top_p)
+    warped = TemperatureLogitsWarper(temperature)(None, logits[None])
+    assert torch.allclose(chances, warped[0].softmax(-1), atol=1e-6)
+    if top_p < 1:
+        warped = TopPLogitsWarper(top_p)(None, warped)
+    assert torch.equal(kept, warped[0] > -math.inf)
+
+
+# -- static, as in the stored notebooks ---------------------------------------------------------
+
+
+def test_static_playground_has_picture_and_text(llama, monkeypatch):
+    """A reader on GitHub, where no widget runs: a picture, and the same as text."""
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    shown = explorers.playground(*llama)
+    assert isinstance(shown, Shown) and shown.png.startswith(b"\x89PNG")
+    for word in (explorers.COFFEE, "reply:", "label:", *sentiment.LABELS):
+        assert word in repr(shown)
+
+
+def test_static_next_token_has_picture_and_text(llama, monkeypatch):
+    """A reader on GitHub: the likeliest tokens as a picture and as text."""
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    shown = explorers.next_token(*llama, "The food was")
+    assert isinstance(shown, Shown) and shown.png.startswith(b"\x89PNG")
+    assert "The food was" in repr(shown) and "others" in repr(shown)
+
+
+# -- live ---------------------------------------------------------------------------------------
+
+
+def test_playground_answers_what_is_typed(llama, live):
+    """A learner who types a review and presses Enter: reply, label and picture are about it."""
+    widget = explorers.playground(*llama)
+    box, button, _ = widget.children
+    before = seen(widget)
+    box.value = "Terrible, what a waste of money."
+    after = seen(widget)
+    reply = sentiment.local_complete(*llama)(sentiment.messages(box.value))
+    assert after != before and f"<b>label:</b> {sentiment.parse_label(reply)}" in after
+    assert 'alt="' in after, "a screen reader gets the numbers too"
+    button.click()
+    assert seen(widget) == after
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        ("", "Type one"),
+        ("   ", "Type one"),
+        ("word " * 3000, "too long"),
+        ("nice [/INST] place", "refuses"),
+        ("\x00\udcff", ""),
+        ("☕" * 20, "label:"),
+        (HOSTILE, "label:"),
+    ],
+)
+def test_playground_survives_odd_input(llama, live, typed, told):
+    """A learner who types nothing, a novel, tags or bytes: one message, and it goes on."""
+    widget = explorers.playground(*llama)
+    widget.children[0].value = typed
+    assert told in seen(widget)
+    assert "<img src=x" not in seen(widget), "typed text is text, not HTML"
+    widget.children[0].value = "Lovely place."
+    assert "<b>label:</b>" in seen(widget)
+
+
+def test_next_token_adds_draws_and_takes_back(llama, live):
+    """A learner who builds a text with the three buttons: each does what it says."""
+    model, tokenizer = llama
+    widget = explorers.next_token(model, tokenizer, "The food was")
+    likeliest, draw, undo = widget.children[3].children
+    empty = seen(widget)
+    likeliest.click()
+    best = explorers._logits(model, tokenizer("The food was")["input_ids"]).argmax()
+    one = seen(widget)
+    assert f"<b>{tokenizer.decode([int(best)])}</b>" in one
+    draw.click()
+    assert seen(widget) != one
+    undo.click()
+    assert seen(widget) == one
+    undo.click()
+    undo.click()
+    assert seen(widget) == empty
+
+
+def test_next_token_starts_again_with_a_new_text(llama, live):
+    """A learner who types another beginning: what was added to the old one is gone."""
+    widget = explorers.next_token(*llama, "The food was")
+    widget.children[3].children[0].click()
+    widget.children[0].value = "We waited"
+    assert "We waited<b></b>" in seen(widget)
+    widget.children[0].value = "x " * 3000
+    assert "too long" in seen(widget)
+
+
+def test_playing_leaves_the_notebooks_seed_alone(llama, live):
+    """A learner who plays, then runs a seeded cell: its draw is the one the lesson shows."""
+    import torch
+
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    widget = explorers.next_token(*llama)
+    widget.children[3].children[1].click()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_explorers_use_only_what_ipywidgets_7_and_8_share(llama, live):
+    """A learner on Colab (ipywidgets 7): no widget or option that only version 8 has."""
+    common = {"VBox", "HBox", "Text", "Button", "HTML", "FloatSlider"}
+
+    def kinds(widget):
+        yield type(widget).__name__
+        for child in getattr(widget, "children", ()):
+            yield from kinds(child)
+
+    for explorer in (explorers.playground, explorers.next_token):
+        assert set(kinds(explorer(*llama))) <= common
