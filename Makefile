@@ -1,12 +1,20 @@
 # make lab        set up, then open JupyterLab at the first lesson (ARGS="--port 9000" and the like)
 # make test       set up, then lint, types, unit tests and every notebook
+# make gptq       add GPTQ to the set-up, for lesson 04 (needs a C compiler)
+# make autogptq   make AutoGPTQ's own environment, for lesson 04
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
+# make validate   execute and compare all notebooks, report in build/validation
+# make newest     the same with the newest release of every dependency (CPU builds of torch stay)
+# make colab      the same on a look-alike of Google Colab, with its versions
+# make browser    drive JupyterLab in headless Chromium, screenshots in build/browser
+# make slides     the lessons as slides, in build/slides
+# make site       the lessons as a web site, in build/site
 # make model      rebuild Pocket Llama from its corpus (hours on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: lab test notebooks model clean
+.PHONY: lab test gptq autogptq notebooks validate newest colab browser slides site model clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This course needs Python 3.11 or newer; yours is %d.%d. Try: make lab PYTHON=python3.12" % sys.version_info[:2])'
@@ -16,14 +24,23 @@ $(BIN)/python:
 	$(PIP) install -q -c constraints.txt -e ".[lab]"
 	@touch $@
 
+# Without GPTQ (no C compiler) the tests that need it are skipped, and say so.
 .venv/test.done: .venv/lab.done
 	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus]"
+	-$(BIN)/python -m course_utils.gptq setup
 	@touch $@
 
 lab: .venv/lab.done
 	$(BIN)/python -m course_utils lab $(ARGS)
 
+gptq: .venv/lab.done
+	$(BIN)/python -m course_utils.gptq setup
+
+autogptq: .venv/lab.done
+	$(BIN)/python -m course_utils.autogptq setup
+
 test: .venv/test.done
+	-$(BIN)/python -m course_utils.autogptq setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -32,8 +49,28 @@ test: .venv/test.done
 notebooks: .venv/test.done
 	$(BIN)/python -m course_utils.notebooks run
 
+validate: .venv/test.done
+	$(BIN)/python -m course_utils validate --report build/validation
+
+newest: .venv/test.done
+	$(BIN)/python -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e ".[lab,test]" \
+	  `$(BIN)/python -c 'import importlib.metadata as m; v = m.version("torch"); print("torch" + ("==" + v) * v.endswith("+cpu"))'`
+	.venv-newest/bin/python -m course_utils validate --report build/newest
+
+colab: .venv/test.done
+	$(BIN)/python tests/colab/look_alike.py --report build/colab
+
+browser: .venv/test.done
+	$(PIP) install -q -c constraints.txt -e ".[browser]"
+	COURSE_BROWSER=build/browser $(BIN)/python -m pytest tests/browser
+
+slides site: .venv/lab.done
+	$(PIP) install -q -c constraints.txt -e ".[site]"
+	$(BIN)/python -m course_utils.publish $@ build/$@
+
 model: .venv/test.done
 	$(BIN)/python -m pocket_llama.train
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* build .pytest_cache .mypy_cache .ruff_cache

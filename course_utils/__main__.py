@@ -44,8 +44,7 @@ def run_validation(args: argparse.Namespace) -> int:
     report = validate.validate(args.notebooks)
     for problem in report["between"]:
         print(problem)
-    failed = sum(not result["passed"] for result in report["notebooks"])
-    print(f"{len(report['notebooks']) - failed} passed, {failed} failed, {report['seconds']:.0f} s")
+    print(validate.summary(report))
     if args.report:
         print(validate_report.write(report, args.report))
     return int(not report["passed"])

@@ -43,7 +43,7 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open("arguments.json", encoding="utf-8") as file:
         arguments = json.load(file)
-    result = {name}(**arguments)
+    CALLS
     with open("result.json", "w", encoding="utf-8") as file:
         json.dump(result, file)
     sys.stdout.flush()
@@ -52,7 +52,8 @@ if __name__ == "__main__":
 # Settings that belong to the parent's Python and would mislead another one.
 PARENTS_OWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "MPLBACKEND")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
-FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error (?:28|27)\b")
+ERROR = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Exit)\b|Ended by|It ended")
+FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error 2[78]\b")
 
 
 class ChildFailed(Exception):
@@ -63,9 +64,10 @@ class ChildFailed(Exception):
     """
 
     def __init__(self, log: Sequence[str]) -> None:
-        """Keep the log; the message is its last line that says something."""
+        """Keep the log; the message is the last error in it, or else its last line."""
         self.log = [line for line in log if line.strip()]
-        super().__init__(self.log[-1].strip() if self.log else "It said nothing.")
+        errors = [line for line in self.log if ERROR.match(line)]
+        super().__init__((errors or self.log or ["It said nothing."])[-1].strip()[:300])
 
     @property
     def disk_full(self) -> bool:
@@ -107,6 +109,7 @@ def run(
     env: dict[str, str] | None = None,
     doing: str = "working",
     step: Step | None = None,
+    first: Callable[[], None] | None = None,
     also: Sequence[Callable[..., Any]] = (),
 ) -> Any:
     """Call `function(**arguments)` in a process of its own and return what it returns.
@@ -119,15 +122,19 @@ def run(
         env: settings on top of this process's environment.
         doing: what the progress line says.
         step: reads (done, total) from a printed line, for the progress line.
+        first: called in the child before `function`, to get things ready.
         also: functions that `function` calls by name.
 
     Raises:
         ChildFailed: it raised or was killed.
         CourseError: its source cannot be had.
     """
-    source = "\n\n".join(source_of(f) for f in (*also, function))
+    functions = [*also, *([first] if first else []), function]
+    source = "\n\n".join(source_of(f) for f in functions)
+    calls = [f"{first.__name__}()"] if first else []
+    calls.append(f"result = {function.__name__}(**arguments)")
     task = "from __future__ import annotations\n\n" + source
-    task += MAIN.replace("{name}", function.__name__)
+    task += MAIN.replace("CALLS", "\n    ".join(calls))
     (folder / "task.py").write_text(task, encoding="utf-8")
     (folder / "arguments.json").write_text(json.dumps(arguments), encoding="utf-8")
     log: deque[str] = deque(maxlen=200)
@@ -143,7 +150,7 @@ def run(
     except (OSError, ValueError):
         log.append("It ended without a result.")
     if code < 0:
-        log.append(f"It was ended by signal {-code}" + (" (out of memory?)." if code == -9 else "."))
+        log.append(f"Ended by signal {-code}" + (", perhaps for lack of memory." * (code == -9)))
     raise ChildFailed(log)
 
 
@@ -174,15 +181,15 @@ def _follow(
     from tqdm.auto import tqdm
 
     assert process.stdout
-    with tqdm(desc=doing, leave=False, disable=static(), bar_format="{desc} {elapsed}") as bar:
+    form = {"bar_format": "{desc} {elapsed}", "mininterval": 0.5}
+    with tqdm(desc=doing, leave=False, disable=static(), **form) as bar:
         for line in process.stdout:
             line = ANSI.sub("", line).rstrip()
             log.append(line)
             found = step(line) if step else None
             if found:
-                bar.set_description_str(f"{doing}: layer {found[0]} of {found[1]}")
-            else:
-                bar.update(0)
+                bar.set_description_str(f"{doing}: layer {found[0]} of {found[1]}", refresh=False)
+            bar.update()
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -130,6 +130,24 @@ def start(port: int = 0) -> Server:
     return _launch(told, models.POCKET.name, said_by)
 
 
+def serve(folder: str | Path, port: int = 0) -> Server:
+    """A server here for the model in `folder`: one that you trained or downloaded.
+
+    Stop it when done, or use it as a context manager.
+
+    Args:
+        folder: a whole Hugging Face checkpoint; its name is the model's name in requests.
+        port: where the server listens; 0 takes any free port.
+
+    Raises:
+        CourseError: the folder holds no whole model, or the server did not start.
+    """
+    folder = Path(folder).resolve()
+    models.check_folder(folder)
+    said_by = f"{folder.name} behind transformers serve"
+    return _launch({"folder": str(folder), "port": port}, folder.name, said_by)
+
+
 def limited(server: Server, requests_per_minute: float) -> Server:
     """A gateway in front of `server` that takes only so many requests a minute.
 

@@ -10,10 +10,11 @@ import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from course_utils import chat_templates, plots, sentiment, settings
+from course_utils import chat_templates, plots, predict, sentiment, settings, tuning
 from course_utils.errors import CourseError
 from course_utils.plots import Shown
 from course_utils.sentiment import Messages
+from course_utils.units import size
 
 COFFEE = "I love this new coffee shop, the beans are so fresh!"
 WIDE = {"description_width": "110px"}
@@ -22,17 +23,6 @@ ROOM = 50  # tokens left free for an answer
 
 
 # -- what explorers share -----------------------------------------------------------------------
-
-
-def _check_room(model: Any, count: int) -> None:
-    """Raise `CourseError` where `count` tokens leave no room in the model's context."""
-    context = model.config.max_position_embeddings
-    if count + ROOM > context:
-        raise CourseError(
-            f"The text is too long: {count:,} tokens with what goes around it.",
-            f"This model reads {context:,} tokens at a time, the answer included.",
-            "Shorten the text.",
-        )
 
 
 def _as_html(shown: Shown, note: str = "") -> str:
@@ -66,7 +56,7 @@ def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
     """The model's reply to a review, and the probabilities of the labels.
 
     Raises:
-        CourseError: the review is empty, too long, or refused by the chat template.
+        CourseError: the review is empty, no text, too long, or refused by the chat template.
     """
     from jinja2 import TemplateError
 
@@ -79,7 +69,7 @@ def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
         raise CourseError(
             "The chat template refuses this text.", str(error), "Leave that part out."
         ) from None
-    _check_room(model, len(prompt["input_ids"]))
+    sentiment.check_room(model, len(prompt["input_ids"]), ROOM)
     reply = sentiment.local_complete(model, tokenizer)(chat)
     chances = sentiment.label_probabilities(model, tokenizer, chat)
     title = "Probability of the reply's first word"
@@ -246,7 +236,7 @@ def _token_steps(
 
     def logits() -> Any:
         ids = [*tokenizer(box.value)["input_ids"], *added]
-        _check_room(model, len(ids))
+        sentiment.check_room(model, len(ids), ROOM)
         if not ids:
             raise CourseError("There is no text yet.", "", "Type a word and press Enter.")
         if tuple(ids) not in known:
@@ -354,3 +344,65 @@ def chat_stepper(
         control.observe(redraw, names="value")
     redraw()
     return widgets.VBox([widgets.HBox([family, count, opened]), result])
+
+
+# -- LoRA's parameters counted ------------------------------------------------------------------
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MODULES: dict[str, tuple[str, ...]] = {
+    "q and v, as in LoRA's paper": ("q_proj", "v_proj"),
+    "attention": ATTENTION,
+    "all linear layers": (*ATTENTION, "gate_proj", "up_proj", "down_proj"),
+}
+
+
+def _lora_counted(names: tuple[str, ...], rank: int, chosen: str) -> Shown:
+    """Trained parameters of LoRA for each model, as a share of all its parameters."""
+    shares, lines = {}, []
+    for name in names:
+        config = predict.config(name)
+        trained = tuning.lora_parameters(config, rank, MODULES[chosen])
+        whole = predict.weights(config, "fp16").parameters
+        shares[name] = 100 * trained / whole
+        lines.append(
+            f"{name}: trains {trained:,} beside {whole:,} frozen, "
+            f"an adapter of {size(4 * trained)} in fp32"
+        )
+    title = f"Trained parameters at rank {rank}, {chosen}"
+    chart = plots.bars(shares, title, unit="% of the model's own", number="{:.2f} %")
+    return Shown("\n".join([chart.text, *lines]), png=chart.png)
+
+
+def lora_counter(
+    *models: str, rank: int = 8, modules: str = "all linear layers", most: int = 256
+) -> Any:
+    """Turn rank and modules, and see how many parameters LoRA trains.
+
+    Args:
+        *models: as for `predict.config`: names like "llama-2-7b", or folders.
+        rank: where the slider stands; a power of two.
+        modules: which layers, one of `MODULES`.
+        most: the largest rank offered.
+
+    Returns:
+        A widget; a `Shown` for the given values while a program runs the notebook.
+    """
+    if settings.static():
+        return _lora_counted(models, rank, modules)
+    import ipywidgets as widgets
+
+    ranks = [2**i for i in range(most.bit_length())]
+    slider = widgets.SelectionSlider(options=ranks, value=rank, description="rank", style=WIDE)
+    layers = widgets.Dropdown(
+        options=list(MODULES), value=modules, description="modules", style=WIDE
+    )
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        shown = _lora_counted(models, slider.value, layers.value)
+        result.value = _as_html(shown, _boxed("\n".join(shown.text.splitlines()[-len(models) :])))
+
+    for control in (slider, layers):
+        control.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([slider, layers, result])

@@ -229,6 +229,8 @@ class Backend:
                 await asyncio.sleep(0.1)
             else:
                 self.ready = answer.status_code == 200
+                if not self.ready:
+                    say(f"transformers serve answers {answer.status_code}: {answer.text[:200]}")
                 return
 
 
@@ -256,7 +258,8 @@ class Local:
             while self.plain.alive:
                 await asyncio.sleep(0.2)
             warming.cancel()
-        say(f"transformers serve ended with exit code {self.plain.process.poll()}")
+        if not self.plain.alive:
+            say(f"transformers serve ended with exit code {self.plain.process.poll()}")
         os._exit(1)
 
     def route(self, path: str, body: Json) -> Backend:
@@ -273,7 +276,7 @@ class Local:
             raise Refusal(400, "context_length_exceeded", message)
         name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         most = number(body, name, 1, 1e9) or self.prompts.generation.get("max_new_tokens", room)
-        # transformers 5.15 knows only the older of the two names
+        # transformers before 5.23 knows only the older of the two names
         body["max_tokens"] = body["max_completion_tokens"] = int(min(most, room))
         if number(body, "temperature", 0, 2):
             # transformers samples only where its generation config says so

@@ -15,15 +15,7 @@ from typing import Any
 from course_utils import tensors
 
 # Not followed: from a module, a class or a function's globals everything reaches everything.
-_ENDS = (
-    types.ModuleType,
-    type,
-    types.FrameType,
-    types.CodeType,
-    types.BuiltinFunctionType,
-    str,
-    bytes,
-)
+_ENDS = (types.ModuleType, type, types.FrameType, types.CodeType, str, bytes)
 _LIMIT = 300_000
 _ROOTS = ("<frozen", *(sysconfig.get_path(k) for k in ("stdlib", "purelib", "platlib")))
 
@@ -32,7 +24,13 @@ def _below(thing: Any) -> Iterable[Any]:
     """What `thing` refers to, as far as it can be said to hold it."""
     if isinstance(thing, types.FunctionType):
         return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
-    return [x for x in gc.get_referents(thing) if not issubclass(type(x), _ENDS)]
+    return [x for x in gc.get_referents(thing) if not _is_end(type(x))]
+
+
+@functools.cache
+def _is_end(kind: type) -> bool:
+    """Whether objects of this type are not followed: the notebook's own shell is one of them."""
+    return issubclass(kind, _ENDS) or kind.__module__.startswith(("IPython.", "ipykernel."))
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -48,7 +46,7 @@ def reached(thing: Any, wanted: dict[int, tensors.Storage]) -> set[int]:
     """Addresses out of `wanted` whose tensors can be reached from `thing`."""
     found: set[int] = set()
     seen = {id(wanted)}
-    level = [] if isinstance(thing, _ENDS) else [thing]
+    level = [] if _is_end(type(thing)) else [thing]
     while level and len(seen) < _LIMIT:
         below: list[Any] = []
         for item in level:
@@ -74,8 +72,10 @@ def _variables() -> Iterator[tuple[str, Any]]:
             if frame.f_locals is frame.f_globals:
                 yield from list(frame.f_globals.items())
             else:
-                where = frame.f_code.co_name
-                inner += [(f"{k} in {where}()", v) for k, v in frame.f_locals.items()]
+                where, values = frame.f_code.co_name, frame.f_locals
+                inner += [(f"{k} in {where}()", v) for k, v in values.items()]
+                if isinstance(values, dict):
+                    values.clear()  # before Python 3.13 a copy, which would hold what we look for
         frame = frame.f_back  # type: ignore[assignment]
     yield from inner
     yield from list(vars(sys.modules["__main__"]).items())
@@ -107,7 +107,7 @@ def named(wanted: dict[int, tensors.Storage]) -> tuple[list[tuple[str, int]], se
     covered: set[int] = set()
     for label, value in [*_variables(), *_module_globals()]:
         # a notebook keeps what a cell showed under _, __, _5 and in Out
-        if re.fullmatch(r"_+\d*|_i+\d*|_oh|_dh|In", label):
+        if re.fullmatch(r"_+\d*|_i+\d*|_oh|_dh|In|__builtins__", label):
             continue
         found = reached(value, wanted)
         if found:
@@ -130,27 +130,17 @@ def kind_of_holder(storage: tensors.Storage) -> str:
 
 
 def forget_displayed() -> None:
-    """Drop what a notebook and Python keep by themselves: shown tensors and models, last error."""
+    """Drop what a notebook keeps by itself: shown results (Out, _) and the last error's frames."""
     for key in ("last_traceback", "last_value", "last_exc", "last_type"):
         if hasattr(sys, key):
             delattr(sys, key)
-    main = vars(sys.modules["__main__"])
-    out = main.get("Out")
-    if not isinstance(out, dict):
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None:
         return
-    dropped = [k for k, v in out.items() if _shows_tensors(v)]
-    for key in dropped:
-        value = out.pop(key)
-        for label in [f"_{key}", "_", "__", "___"]:
-            if main.get(label) is value:
-                main[label] = ""
-
-
-def _shows_tensors(value: Any) -> bool:
-    """Whether a displayed result is a model, a tensor, or a plain container of tensors."""
-    if hasattr(type(value), "untyped_storage") or hasattr(type(value), "named_parameters"):
-        return True
-    items = list(value.values()) if isinstance(value, dict) else value
-    if isinstance(items, (list, tuple)):
-        return any(hasattr(type(item), "untyped_storage") for item in items)
-    return False
+    if shell.displayhook.do_full_cache:
+        shell.displayhook.flush()  # what %reset out does
+    shell.user_ns.update(dict.fromkeys(("_", "__", "___"), ""))
+    for key in ("tb", "evalue", "etype"):
+        if hasattr(shell.InteractiveTB, key):
+            setattr(shell.InteractiveTB, key, None)

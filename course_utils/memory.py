@@ -163,7 +163,7 @@ def free() -> Freed:
     """Collect what nothing refers to any more, hand it back, and compare with the baseline.
 
     Delete your own variables first (`del model`); what still holds memory is named in the result.
-    The notebook's memory of shown tensors and of the last error is cleared too.
+    What the notebook remembers of shown results (`Out`, `_`) and of the last error is cleared too.
 
     Raises:
         CourseError: no `measure()` block came before, so there is no baseline.

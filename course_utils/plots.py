@@ -183,8 +183,11 @@ def confusion(score: Score, title: str = "") -> Shown:
     The last column holds replies without a label, where there are any. The text is the same table.
     """
     counts = score.confusion
-    true = [label for label in LABELS if any(t == label for t, _ in counts)]
-    given = [*LABELS, *([UNPARSED] if score.unparsed else [])]
+    # labels of other names, as in a learner's own data, in the order of the alphabet
+    named = {label for pair in counts for label in pair} - {UNPARSED}
+    labels = LABELS if named <= set(LABELS) else sorted(named)
+    true = [label for label in labels if any(t == label for t, _ in counts)]
+    given = [*labels, *([UNPARSED] if score.unparsed else [])]
     grid = [[counts.get((t, g), 0) for g in given] for t in true]
     most = max((n for row in grid for n in row), default=1)
     with _axes(height=1.3 + 0.6 * len(true), width=1.9 + 1.25 * len(given)) as (figure, axes):
@@ -230,6 +233,44 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
         leader = [_visible(name) for name, line in values.items() if line[i] > 0.5]
         rows.append([str(i), *(leader or ["-"])])
     return Shown(as_text(["layer", "above one half"], rows, numbers=False), png=png)
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    level: Mapping[str, float] | None = None,
+    number: str = "{:.1f}",
+) -> Shown:
+    """Lines through points, like a loss over training steps.
+
+    Args:
+        lines: (x, y) points by name, in the order they are joined.
+        title: says what the picture shows.
+        x: the horizontal axis's name.
+        y: the vertical axis's name.
+        level: heights of dashed lines across the picture, by name.
+        number: how a height is written in the text. The text is compared, so round well above
+            the noise.
+
+    Returns:
+        The picture; its text names each line's first and last point.
+    """
+    with _axes() as (figure, axes):
+        for name, points in lines.items():
+            marker = "o" if len(points) < 15 else ""
+            axes.plot([p for p, _ in points], [q for _, q in points], label=name, marker=marker)
+        for i, (name, height) in enumerate((level or {}).items()):
+            colour = PALETTE[(len(lines) + i) % len(PALETTE)]
+            axes.axhline(height, linestyle="--", label=name, color=colour)
+        axes.set(title=title, xlabel=x, ylabel=y)
+        figure.legend(loc="outside right upper")
+        png = _png(figure)
+    ends = {name: (points[0][1], points[-1][1]) for name, points in lines.items() if points}
+    ends.update({name: (height, height) for name, height in (level or {}).items()})
+    rows = [[name, number.format(a), number.format(b)] for name, (a, b) in ends.items()]
+    return Shown(as_text([title or y, "first", "last"], rows), png=png)
 
 
 def _visible(piece: str) -> str:
@@ -309,8 +350,9 @@ def chat_strip(pieces: Sequence[tuple[str, str]]) -> Shown:
 
 def side_by_side(shown: Mapping[str, Shown]) -> Shown:
     """Several strips in columns, each under its name; as text, one below the other."""
+    box = "flex:1 1 220px;overflow-wrap:anywhere"
     columns = "".join(
-        f'<div style="flex:1 1 220px;min-width:200px"><b>{html.escape(name)}</b>{one.html}</div>'
+        f'<div style="{box}"><b>{html.escape(name)}</b>{one.html}</div>'
         for name, one in shown.items()
     )
     text = "\n\n".join(f"{name}\n{one.text}" for name, one in shown.items())

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from course_utils.errors import CourseError
 from course_utils.settings import static
 
 Messages = list[dict[str, str]]
 Complete = Callable[[Messages], str]
+CompleteBatch = Callable[[list[Messages]], list[str]]
 
 LABELS = ("Positive", "Negative", "Neutral")
 UNPARSED = "unparsed"
@@ -26,7 +28,25 @@ DENIED = re.compile(
 
 
 def messages(review: str, system: str | None = SYSTEM) -> Messages:
-    """The chat messages that ask for one review's sentiment."""
+    """The chat messages that ask for one review's sentiment.
+
+    Raises:
+        CourseError: the review is no text, like an empty cell of a table or raw bytes.
+    """
+    if not isinstance(review, str):
+        raise CourseError(
+            f"A review has to be text; this is {type(review).__name__}.",
+            "In a table, an empty cell or a number is read as something else.",
+            "Leave that row out, or turn it into text with str(...).",
+        )
+    try:
+        review.encode()
+    except UnicodeEncodeError:
+        raise CourseError(
+            "The review is no readable text.",
+            "It holds half a character, so it was read with another encoding than it was saved.",
+            'Read the file again with encoding="utf-8", errors="replace".',
+        ) from None
     asked = [{"role": "user", "content": review}]
     return [{"role": "system", "content": system}, *asked] if system else asked
 
@@ -109,7 +129,8 @@ class Score:
     def __repr__(self) -> str:
         """One line: accuracy, interval, counts."""
         low, high = self.interval
-        text = f"accuracy {self.accuracy:.2f} ({self.right} of {self.total}; 95 % interval {low:.2f} to {high:.2f})"
+        text = f"accuracy {self.accuracy:.2f} ({self.right} of {self.total}; "
+        text += f"95 % interval {low:.2f} to {high:.2f})"
         return text + (f", {len(self.unparsed)} unparsed" if self.unparsed else "")
 
 
@@ -130,8 +151,80 @@ def evaluate(
     return score
 
 
+def evaluate_batch(
+    complete: CompleteBatch,
+    examples: Iterable[tuple[str, str]],
+    size: int = 32,
+    progress: bool = True,
+    ask: Callable[[str], Messages] = messages,
+    parse: Callable[[str], str] = parse_label,
+) -> Score:
+    """`evaluate`, `size` reviews at a time: several times faster, same score.
+
+    Args:
+        complete: chats → replies, as from `local_batch`.
+        examples: (review, label) pairs.
+        size: reviews in a batch.
+        progress: whether to show a bar.
+        ask: review → messages.
+        parse: reply → label or `UNPARSED`.
+    """
+    from tqdm.auto import tqdm
+
+    pairs, score = list(examples), Score()
+    quiet = static() or not progress
+    with tqdm(total=len(pairs), unit="review", disable=quiet, leave=False) as bar:
+        for start in range(0, len(pairs), size):
+            some = pairs[start : start + size]
+            replies = complete([ask(review) for review, _ in some])
+            for (review, true), reply in zip(some, replies, strict=True):
+                score.rows.append((review, true, parse(reply), reply))
+            bar.update(len(some))
+    return score
+
+
+def check_room(model: Any, tokens: int, room: int) -> None:
+    """Raise `CourseError` unless `tokens` and an answer of `room` tokens fit the context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and tokens + room > context:
+        raise CourseError(
+            f"The text is too long: {tokens:,} tokens with what goes around it.",
+            f"This model reads {context:,} tokens at a time, the answer included.",
+            "Shorten the text.",
+        )
+
+
 def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
     """`complete` for a model in this process: template, generate, decode the new tokens only.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer, with a chat template.
+        **generate: settings for `model.generate`; greedy and 20 new tokens by default.
+
+    Raises:
+        CourseError: (when called) the messages do not fit into the model's context.
+    """
+    import torch
+
+    settings = {"do_sample": False, "max_new_tokens": 20, **generate}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    def complete(messages: Messages) -> str:
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(model.device)
+        check_room(model, inputs["input_ids"].shape[1], settings["max_new_tokens"])
+        with torch.inference_mode():
+            output = model.generate(**inputs, pad_token_id=pad, **settings)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        return tokenizer.decode(new, skip_special_tokens=True).strip()
+
+    return complete
+
+
+def local_batch(model: Any, tokenizer: Any, **generate: Any) -> CompleteBatch:
+    """`local_complete` for many chats at once: shorter prompts are filled up on the left.
 
     Args:
         model: a causal language model of transformers.
@@ -143,14 +236,22 @@ def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
     settings = {"do_sample": False, "max_new_tokens": 20, **generate}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
-    def complete(messages: Messages) -> str:
-        inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(model.device)
+    def complete(chats: list[Messages]) -> list[str]:
+        rows = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
+        longest = max(map(len, rows["input_ids"]))
+        check_room(model, longest, settings["max_new_tokens"])
+        fill = [longest - len(ids) for ids in rows["input_ids"]]
+        ids = [[pad] * n + row for n, row in zip(fill, rows["input_ids"], strict=True)]
+        mask = [[0] * n + [1] * (longest - n) for n in fill]
         with torch.inference_mode():
-            output = model.generate(**inputs, pad_token_id=pad, **settings)
-        new = output[0, inputs["input_ids"].shape[1] :]
-        return tokenizer.decode(new, skip_special_tokens=True).strip()
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                pad_token_id=pad,
+                **settings,
+            )
+        replies = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+        return [reply.strip() for reply in replies]
 
     return complete
 

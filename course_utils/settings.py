@@ -12,6 +12,7 @@
 With nothing set, everything runs on the bundled model and no network is touched.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -25,6 +26,8 @@ QUIET = {
     "HF_HUB_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+# What comes with gptqmodel makes these warn, in every lesson, of kernels that this machine lacks.
+QUIET_LOGGERS = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
 
 
 def model_name() -> str:
@@ -89,6 +92,8 @@ def prepare() -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if tier() == "pocket":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if static():

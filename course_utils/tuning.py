@@ -174,7 +174,6 @@ def check(
     tokenizer: Any,
     ask: Callable[[str], Messages],
     max_length: int | None = None,
-    system: str | None = None,
 ) -> list[str]:
     """Look before training; returns the labels, sorted.
 
@@ -323,7 +322,7 @@ def training(
     averages. Mixed precision takes 16 as well: 2 + 2 for weight and gradient in 16 bits, and 4 + 8
     for the fp32 copy and the averages (arXiv 1910.02054, section 3.1). A frozen parameter takes
     what its dtype takes, and no more: that is LoRA's saving; QLoRA keeps the frozen ones in NF4
-    (arXiv 2305.14314). Activations are an estimate, with gradient checkpointing: see `_activations`.
+    (arXiv 2305.14314). Activations are an estimate, with gradient checkpointing.
 
     Args:
         config: as from `predict.config`.
@@ -436,7 +435,10 @@ def check_loss(loss: float, step: int) -> None:
 
 @contextlib.contextmanager
 def writing(folder: str | Path, need_bytes: int = 0) -> Iterator[Path]:
-    """`with writing(folder, need_bytes):` says a full disk in one message, before or after.
+    """Around a block that writes files: a full disk ends in one message, before or after.
+
+        with tuning.writing("adapter", 2**20) as folder:
+            model.save_pretrained(folder)
 
     Args:
         folder: where the block writes; made where it is missing.
@@ -455,9 +457,14 @@ def writing(folder: str | Path, need_bytes: int = 0) -> Iterator[Path]:
     except Exception as error:
         # safetensors wraps the system's error in its own, with the number in the text
         code = getattr(error, "errno", None)
-        full = code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        full = code in (
+            errno.ENOSPC,
+            getattr(errno, "EDQUOT", errno.ENOSPC),
+        ) or "No space left" in str(error)
         if full or "os error 28" in str(error):
-            raise _full(folder, "It filled up while writing; what was written is not whole.") from None
+            raise _full(
+                folder, "It filled up while writing; what was written is not whole."
+            ) from None
         if code in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CourseError(
                 f"{folder.name} cannot be written to.", str(error.strerror), "Name another folder."

@@ -8,6 +8,7 @@ it (`notebook_checks`); time and memory are held against its card. The verdict i
 written as HTML and JSON by `validate_report`.
 """
 
+import calendar
 import json
 import platform
 import subprocess
@@ -165,7 +166,6 @@ def run(
     paths: Sequence[Path],
     problems: Callable[[Path], list[str]] = stored_problems,
     kernel: str | None = None,
-    env: Mapping[str, str] | None = None,
     at_once: int = AT_ONCE,
 ) -> list[Json]:
     """Execute and compare notebooks, with a progress bar.
@@ -174,7 +174,6 @@ def run(
         paths: the notebooks.
         problems: what is wrong with a stored file, one sentence each.
         kernel: the kernel's name; None for the running Python.
-        env: put into the environment of the kernels.
         at_once: how many run side by side; they share the cores.
 
     Returns:
@@ -183,7 +182,7 @@ def run(
     from tqdm.auto import tqdm
 
     threads = max(1, machine.cores() // at_once)
-    full = {**notebooks.environment(), "OMP_NUM_THREADS": str(threads), **(env or {})}
+    full = {**notebooks.environment(), "OMP_NUM_THREADS": str(threads)}
     sizes = {path: _size(path) for path in paths}
     longest_first = sorted(set(paths), key=lambda path: -sizes[path][0])
     with (
@@ -221,12 +220,40 @@ def versions() -> Json:
     return have
 
 
-def validate(arguments: Sequence[Path]) -> Json:
+def now() -> str:
+    """The time in UTC, for a report."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+
+
+def report(results: list[Json], made: str, have: Json, between: Sequence[str] = ()) -> Json:
     """The whole report, as data.
 
-    Returns:
-        `passed`, `made` (UTC), `seconds`, `versions`, `between` (problems between the files, where
-        the whole course is validated) and `notebooks`, a verdict each (see `verdict`).
+    Args:
+        results: the verdicts.
+        made: when it was begun, as `now()` gives it.
+        have: `versions()` of the environment in which the notebooks ran.
+        between: what is wrong between the files.
+    """
+    began = calendar.timegm(time.strptime(made, "%Y-%m-%d %H:%M:%S UTC"))
+    return {
+        "passed": all(result["passed"] for result in results) and not between,
+        "made": made,
+        "seconds": round(time.time() - began),
+        "versions": have,
+        "between": list(between),
+        "notebooks": results,
+    }
+
+
+def summary(report: Json) -> str:
+    """A report in a line."""
+    failed = sum(not result["passed"] for result in report["notebooks"])
+    passed = len(report["notebooks"]) - failed
+    return f"{passed} passed, {failed} failed, {report['seconds']} s"
+
+
+def validate(arguments: Sequence[Path]) -> Json:
+    """Validate the notebooks named, or the whole course; returns a `report`.
 
     Raises:
         CourseError: nbval is not installed, or a name is no notebook.
@@ -237,15 +264,7 @@ def validate(arguments: Sequence[Path]) -> Json:
             "It compares the notebooks, and is an optional part of the course.",
             'Run: pip install -c constraints.txt -e ".[test]"',
         )
-    paths = found(arguments)
-    began, made = time.monotonic(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    paths, made = found(arguments), now()
     results = run(paths)
     between = [] if arguments else notebook_checks.problems_between()
-    return {
-        "passed": all(result["passed"] for result in results) and not between,
-        "made": made,
-        "seconds": round(time.monotonic() - began, 1),
-        "versions": versions(),
-        "between": between,
-        "notebooks": results,
-    }
+    return report(results, made, versions(), between)

@@ -31,6 +31,7 @@ pre, .diff { font: 13px/1.4 ui-monospace, monospace; }
 pre { overflow-x: auto; border-left: 3px solid var(--line); padding-left: .8rem; }
 .diff { margin: .5rem 0; } .diff td { padding: 0 .5rem; vertical-align: top; }
 .diff .diff_next, .diff colgroup, .diff_header { display: none; }
+.diff th { text-align: left; padding-left: .5rem; }
 .diff td[nowrap] { border-left: 1px solid var(--line); }
 .diff_add { background: var(--more); } .diff_sub { background: var(--less); }
 .diff_chg { background: var(--other); }
@@ -45,7 +46,7 @@ def difference(stored: str, fresh: str) -> str:
         old[:LINES], new[:LINES], "stored", "now", context=True, numlines=2
     )
     note = f"<p>Only the first {LINES} lines are compared here.</p>" if cut else ""
-    heads = '<tr><th colspan="3">stored</th><th colspan="3">now</th></tr>'
+    heads = "<tr><th>stored</th><th>now</th></tr>"
     body = table.partition("<tbody>")[2].partition("</tbody>")[0]
     return f'<div class="wide"><table class="diff">{heads}{body}</table></div>{note}'
 
@@ -96,7 +97,8 @@ def as_html(report: Json) -> str:
     """The whole report as one page that needs no other file."""
     failed = [result for result in report["notebooks"] if not result["passed"]]
     bad = len(failed) + bool(report["between"])
-    title = "All notebooks pass" if not bad else f"{len(failed)} notebooks do not pass"
+    total = len(report["notebooks"])
+    title = "All notebooks pass" if not bad else f"{total - len(failed)} of {total} notebooks pass"
     between = "".join(f"<li>{html.escape(one)}</li>" for one in report["between"])
     rows = "\n".join(_row(result) for result in report["notebooks"])
     have = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
@@ -105,9 +107,9 @@ def as_html(report: Json) -> str:
         '<meta name="viewport" content="width=device-width">',
         f"<style>{STYLE}</style>",
         f'<h1 class="{"bad" if bad else "good"}">{title}</h1>',
-        f"<p>{report['made']}, {report['seconds']:.0f} s. {html.escape(have)}</p>",
+        f"<p>{report['made']}, {report['seconds']} s. {html.escape(have)}</p>",
         '<div class="wide"><table class="all"><tr><th>notebook<th><th>cells<th>changed',
-        "<th>problems<th>time, of its card<th>peak memory, of its card</tr>",
+        "<th>problems<th>time, and on its card<th>peak memory, and on its card</tr>",
         f"{rows}</table></div>",
         f"<h2>Between the files</h2><ul>{between}</ul>" if between else "",
         *(_notebook(result) for result in failed),

@@ -16,7 +16,10 @@ from tokenizers import Tokenizer, models
 
 from pocket_llama.dialogues import Drawer, Example
 from pocket_llama.evaluate import LABELS
+from pocket_llama.teacher import Teacher, draw
 from pocket_llama.tokenizer import CONTEXT
+
+Chances = tuple[float, ...]
 
 BOS, EOS = 1, 2
 LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
@@ -29,12 +32,12 @@ LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.01  # a target's weight in the loss
 class Encoded:
     """One example as ids, the weight of each id as a target, and the labelled turns.
 
-    `turns` holds (first index, index after the last, number of the label in `LABELS`).
+    `turns` holds (first index, index after the last, probabilities of the three `LABELS`).
     """
 
     ids: list[int]
     weights: list[float]
-    turns: list[tuple[int, int, int]]
+    turns: list[tuple[int, int, Chances]]
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Batch:
     """Examples padded on the right to one length: ids and weights of shape (rows, length).
 
     `turn` gives for each token the number of its labelled turn, 0 for none; turns are counted
-    from 1 through the whole batch and `labels[turn - 1]` is the number of the turn's label.
+    from 1 through the whole batch and `labels[turn - 1]` has the probabilities of its label.
     """
 
     ids: torch.Tensor
@@ -51,10 +54,15 @@ class Batch:
     labels: torch.Tensor
 
 
-def label_number(answer: str) -> int | None:
-    """Which label an answer gives, as a number; None where it gives none."""
+def certain(label: str) -> Chances:
+    """All probability on one label."""
+    return tuple(float(name == label) for name in LABELS)
+
+
+def label_in(answer: str) -> str | None:
+    """Which label an answer gives; None where it gives none."""
     found = re.match(r'(?:\{"sentiment": ")?(positive|negative|neutral)\b', answer, re.IGNORECASE)
-    return LABELS.index(found[1].capitalize()) if found else None
+    return found[1].capitalize() if found else None
 
 
 class Encoder:
@@ -74,7 +82,7 @@ class Encoder:
         if not example.messages:
             ids = [BOS, *splitter.encode(example.text, add_special_tokens=False).ids, EOS]
             return Encoded(ids[:CONTEXT], [PROMPT * 3] * len(ids[:CONTEXT]), [])
-        turns: list[tuple[int, int, int]] = []
+        turns: list[tuple[int, int, Chances]] = []
         start = 0
         ids: list[int] = []
         weights: list[float] = []
@@ -95,9 +103,9 @@ class Encoder:
                     *self.plain.encode(f" {content.strip()} ", add_special_tokens=False).ids,
                     EOS,
                 ]
-                label = label_number(content)
+                label = label_in(content)
                 if label is not None and len(ids) < CONTEXT:
-                    turns.append((start, len(ids), label))
+                    turns.append((start, len(ids), certain(label)))
                 ids += new
                 weights += [LABEL] + [ANSWER] * (len(new) - 1)
         return Encoded(ids[:CONTEXT], weights[:CONTEXT], turns)
@@ -108,14 +116,14 @@ def pad(rows: list[Encoded], length: int) -> Batch:
     ids = torch.full((len(rows), length), EOS)
     weights = torch.zeros(len(rows), length)
     turn = torch.zeros(len(rows), length, dtype=torch.long)
-    labels: list[int] = []
+    labels: list[Chances] = []
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         weights[i, : len(row.ids)] = torch.tensor(row.weights)
         for start, end, label in row.turns:
             labels.append(label)
             turn[i, start:end] = len(labels)
-    return Batch(ids, weights, turn, torch.tensor(labels, dtype=torch.long))
+    return Batch(ids, weights, turn, torch.tensor(labels).reshape(-1, 3))
 
 
 def pool_batches(rows: list[Encoded], rng: random.Random) -> list[Batch]:
@@ -144,28 +152,51 @@ def dialogue_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Ba
         yield from pool_batches(rows, rng)
 
 
+def bare(texts: list[tuple[str, Chances]], encoder: Encoder, rng: random.Random) -> Iterator[Batch]:
+    """Batches of bare texts, nothing to predict in them: for the turn heads."""
+    rows = []
+    for text, chances in texts:
+        splitter = encoder.rough if rng.random() < 0.33 else encoder.plain
+        ids = [BOS, *splitter.encode(text, add_special_tokens=False).ids][:CONTEXT]
+        rows.append(Encoded(ids, [0.0] * len(ids), [(0, len(ids), chances)]))
+    yield from pool_batches(rows, rng)
+
+
 def reading_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Batch]:
-    """Batches of bare reviews with their labels, nothing to predict in them: for the turn heads."""
+    """Batches of bare reviews with their labels, without end."""
     for number in itertools.count():
         rng = random.Random(f"reading:{seed}:{number}")
-        rows = []
-        for _ in range(POOL):
-            review = drawer.review(rng)
-            splitter = encoder.rough if rng.random() < 0.33 else encoder.plain
-            ids = [BOS, *splitter.encode(review.text, add_special_tokens=False).ids][:CONTEXT]
-            turns = [(0, len(ids), LABELS.index(review.label))]
-            rows.append(Encoded(ids, [0.0] * len(ids), turns))
-        yield from pool_batches(rows, rng)
+        drawn = [drawer.review(rng) for _ in range(POOL)]
+        yield from bare([(r.text, certain(r.label)) for r in drawn], encoder, rng)
 
 
-def steps(drawer: Drawer, encoder: Encoder, seed: int, reading: int) -> Iterator[list[Batch]]:
-    """The batches of one training step after the other: `reading` steps of bare reviews first.
+def fragment_batches(
+    drawer: Drawer, encoder: Encoder, teacher: Teacher, seed: int
+) -> Iterator[Batch]:
+    """Batches of fragments with the teacher's probabilities, and a third reviews, without end."""
+    for number in itertools.count():
+        rng = random.Random(f"fragments:{seed}:{number}")
+        drawn = [drawer.review(rng) for _ in range(POOL // 3)]
+        texts = [(r.text, certain(r.label)) for r in drawn]
+        pieces = [draw(drawer.reviews, rng) for _ in range(POOL - len(texts))]
+        texts += zip(pieces, teacher.probabilities(pieces), strict=True)
+        yield from bare(texts, encoder, rng)
 
-    After them each step has two batches of dialogues and one of bare reviews.
+
+def steps(
+    drawer: Drawer, encoder: Encoder, teacher: Teacher, seed: int, reading: int, taught: int
+) -> Iterator[list[Batch]]:
+    """The batches of one training step after the other, in three stages.
+
+    The first `reading` steps have bare reviews only. Then each step has two batches of dialogues
+    and one of bare reviews, and from step `taught` on one of fragments in their place.
     """
     reviews = reading_batches(drawer, encoder, seed)
     dialogues = dialogue_batches(drawer, encoder, seed)
-    for _ in range(reading):
-        yield [next(reviews) for _ in range(3)]
-    while True:
-        yield [next(dialogues), next(dialogues), next(reviews)]
+    fragments = fragment_batches(drawer, encoder, teacher, seed)
+    for step in itertools.count():
+        if step < reading:
+            yield [next(reviews) for _ in range(3)]
+        else:
+            third = reviews if step < taught else fragments
+            yield [next(dialogues), next(dialogues), next(third)]

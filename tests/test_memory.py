@@ -12,6 +12,7 @@ from course_utils import memory, predict, tensors
 from course_utils.errors import CourseError
 from course_utils.models import POCKET
 from course_utils.rungs import LADDER, load_arguments
+from course_utils.units import size
 
 LOADABLE = [name for name in LADDER if not name.startswith("gptq")]
 
@@ -53,7 +54,7 @@ def test_free_returns_to_the_baseline_twenty_times():
         with memory.measure() as used:
             model = load(("fp16", "int8", "nf4", "nf4-dq", "fp4")[turn % 5])
             model(torch.tensor([[1, 5, 7, 9]]))
-        assert used.kept > 5_000_000
+        assert used.kept > 1_000_000
         del model
         freed = memory.free()
         assert freed.held == 0 and freed.returned, str(freed)
@@ -74,8 +75,8 @@ def test_free_names_the_variable_that_still_holds_a_model():
     mine = "test_free_names_the_variable_that_still_holds_a_model()"
     total = sum(memory.tensor_bytes(kept_by_mistake).values())
     assert freed.held == names[f"kept_by_mistake in {mine}"] == total
-    assert names[f"inside_a_list in {mine}"] == 3072 * 256 * 2
-    assert "12.19 MiB still held" in str(freed) and "memory.free() again" in str(freed)
+    assert names[f"inside_a_list in {mine}"] == kept_by_mistake.lm_head.weight.nbytes
+    assert f"{size(total)} still held" in str(freed) and "memory.free() again" in str(freed)
     del kept_by_mistake, inside_a_list
     assert memory.free().returned
 
@@ -102,7 +103,7 @@ def test_a_function_or_an_object_that_holds_a_model_is_found():
 
 
 def test_loading_again_without_free_still_counts_the_new_model():
-    """A learner who runs the loading cell twice: the second says 12 MiB, not zero."""
+    """A learner who runs the loading cell twice: the second has the model's bytes, not zero."""
     with memory.measure():
         model = load("fp16")
     with memory.measure() as again:

@@ -20,13 +20,13 @@ FLOORS = (
     "models",
     "data",
     "sentiment",
-    "llama2_format chat_templates",
+    "llama2_format chat_templates perplexity",
     "gateway endpoint",
-    "tensors holders rungs memory predict fit",
+    "tensors holders shapes counters rungs memory predict fit",
     "record gptq",
     "tuning plots explorers",
     "checks exercises",
-    "cards notebooks notebook_checks preflight lab validate",
+    "cards notebooks notebook_checks preflight lab validate publish",
     "__main__",
 )
 FLOOR = {name: n for n, names in enumerate(FLOORS) for name in names.split()}

@@ -108,11 +108,12 @@ def test_an_unknown_rung_is_refused_with_the_ladder(name):
 
 
 def test_a_group_size_that_does_not_divide_is_refused():
-    """A learner who sets group 128 on Pocket Llama: told which layer, and which sizes do."""
-    with pytest.raises(CourseError, match="704 inputs") as caught:
-        predict.weights(predict.config("pocket"), "gptq-4bit-128g")
+    """A learner who sets group 128 on a small model: told which layer, and which sizes do."""
+    config = LlamaConfig(hidden_size=256, intermediate_size=704, num_hidden_layers=1)
+    with pytest.raises(CourseError, match="down_proj has 704 inputs") as caught:
+        predict.weights(config, "gptq-4bit-128g")
     assert "64, 32, 16" in caught.value.next_step
-    assert predict.weights(predict.config("pocket"), "gptq-4bit-64g").total > 0
+    assert predict.weights(config, "gptq-4bit-64g").total > 0
 
 
 def test_every_card_has_its_figures_and_a_source():

@@ -82,10 +82,10 @@ def _affordable(answer: Callable[[float, float, float, dict[str, float]], Any]) 
             continue
         if right and abs(got * 1_000_000 - right) < 1_000_000:
             raise Wrong(f"{told}: prices are for a million tokens.")
+        if right < got <= right + 1:
+            raise Wrong(f"{told}: half a review cannot be bought, so round down.")
         if right and budget * 1e6 / ((inside + outside) * price["input"]) // 1 == got // 1:
             raise Wrong(f"{told}: what comes out has a price of its own.")
-        if right < got < right + 1 or got == right + 1:
-            raise Wrong(f"{told}: half a review cannot be bought, so round down.")
         raise Wrong(f"{told}.")
     return "Knowing that before the run is cheaper than after it."
 

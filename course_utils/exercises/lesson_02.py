@@ -98,7 +98,7 @@ def _pad_left(answer: Callable[[list[list[int]], int], Any]) -> str:
         raise Wrong("The mask is the wrong way round: 1 means look, 0 means ignore.")
     if mask != [[1, 1, 1], [0, 0, 1], [0, 1, 1]]:
         raise Wrong(f"The ids are right; the mask is {mask}.")
-    if answer([[2, 7], [3]], 2) != (type(got)(([[2, 7], [2, 3]], [[1, 1], [0, 1]]))):
+    if list(answer([[2, 7], [3]], 2)) != [[[2, 7], [2, 3]], [[1, 1], [0, 1]]]:
         raise Wrong("A real token that has the padding's id must stay visible: mask by position.")
     return "The mask, not the id, tells the model what to ignore."
 

@@ -192,7 +192,7 @@ EXERCISES = {
         "a template of your own",
         _template,
         (
-            "Start from print(families['chatml']) in section 6: one loop, then the last `if`.",
+            "Start from print(families['ChatML']) in section 6: one loop, then the last `if`.",
             "Use {%- if message['role'] == 'system' -%} ... {%- elif ... -%} ... {%- endif -%}.",
             "{{- 'USER: ' + message['content'] + ' ' -}} writes a user message; the minus signs "
             "keep line breaks of the template itself out of the prompt.",

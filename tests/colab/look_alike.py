@@ -1,0 +1,213 @@
+"""The lessons on a look-alike of Google Colab: `python tests/colab/look_alike.py [NOTEBOOK…]`.
+
+Colab opens a bare .ipynb in a machine of its own, with its own versions and without the course. So
+each lesson is put alone into an empty folder and run by a kernel that starts like Colab's, in a
+fresh environment on top of Colab's versions (`constraints.txt`). Its setup cell has to bring the
+course (from this checkout, through `COURSE_SOURCE`), may add only what is missing, and the lesson
+has to show what is stored. `make colab` runs it; the first time it takes minutes.
+
+Not as on Colab: Python is the one that runs this; where that has a CPU build of torch, torch keeps
+its version, because the package index has no CPU builds of older ones.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from course_utils import notebooks, validate, validate_report
+
+HERE = Path(__file__).resolve().parent
+BASE = notebooks.ROOT / ".venv-colab"
+PREINSTALLED = (
+    *("accelerate", "datasets", "huggingface_hub", "ipykernel", "ipython", "ipywidgets"),
+    *("matplotlib", "numpy", "openai", "peft", "requests", "scikit-learn", "tokenizers"),
+    *("torch", "tqdm", "transformers"),
+)
+# The setup cell may replace these: trl needs newer ones than Colab's, and no kernel has them
+# imported before the first cell.
+MAY_CHANGE = {"datasets", "pyarrow"}
+LEFT_OUT = (".git*", ".venv*", ".*_cache", "build", "notebooks", "tests", "*.egg-info", "run*")
+
+
+def python_of(folder: Path) -> Path:
+    """The Python of a virtual environment."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def call(*command: object, **more: Any) -> str:
+    """Run a command; its output, or an error with what it said."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **more)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command[:6]))} failed:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def constraints() -> str:
+    """Colab's versions, torch's own exception applied."""
+    lines = (HERE / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    torch = version("torch")
+    if torch.endswith("+cpu"):
+        lines = [f"torch=={torch}" if one.startswith("torch==") else one for one in lines]
+    return "\n".join(lines) + "\n"
+
+
+def build_base() -> None:
+    """An environment with Colab's versions, made once for every list of versions."""
+    stamp = BASE / "constraints.txt"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == constraints():
+        return
+    print(f"Making {BASE.name} with Colab's versions: some minutes, once.", flush=True)
+    call(sys.executable, "-m", "venv", "--clear", BASE)
+    fresh = BASE / "wanted.txt"
+    fresh.write_text(constraints(), encoding="utf-8")
+    call(python_of(BASE), "-m", "pip", "install", "-q", "-c", fresh, *PREINSTALLED)
+    fresh.replace(stamp)
+
+
+def packages(folder: Path) -> dict[str, str]:
+    """{canonical name: version} of what is installed in a virtual environment itself."""
+    sites = [str(site) for site in folder.glob("**/site-packages")]
+    return {canonicalize_name(one.name): one.version for one in distributions(path=sites)}
+
+
+def build_wheel(folder: Path) -> Path:
+    """The course as a wheel, from a copy of the checkout: pip would leave traces in it."""
+    copy = folder / "checkout"
+    shutil.copytree(notebooks.ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    call(python_of(BASE), "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, copy)
+    return next(folder.glob("*.whl"))
+
+
+def fresh_machine(folder: Path, name: str, wheel: Path) -> None:
+    """An empty environment on top of Colab's, and the kernel `name` that starts there."""
+    call(python_of(BASE), "-m", "venv", "--without-pip", folder / name)
+    (site,) = (folder / name).glob("**/site-packages")
+    below = next(BASE.glob("**/site-packages"))
+    (site / "colab.pth").write_text(f"{below}\n", encoding="utf-8")
+    page = folder / "page.json"
+    page.write_text("{}", encoding="utf-8")  # a page with no secrets
+    kernel = folder / "kernels" / name
+    kernel.mkdir(parents=True)
+    python = python_of(folder / name)
+    spec = {
+        "argv": [str(python), "-m", "colab_kernel_launcher", "-f", "{connection_file}"],
+        "display_name": name,
+        "language": "python",
+        "env": {
+            "PYTHONPATH": str(HERE / "site"),
+            "COLAB_RELEASE_TAG": "look-alike",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # as Colab sets it: debugpy is imported
+            "COLAB_PAGE": str(page),
+            "COURSE_SOURCE": str(wheel),
+            "PATH": os.pathsep.join([str(python.parent), os.environ["PATH"]]),
+        },
+    }
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+
+
+def imported_at_start(name: str) -> set[str]:
+    """The canonical names of the packages that a fresh kernel has imported."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    source = (
+        "import sys, importlib.metadata as m\n"
+        "tops = {one.partition('.')[0] for one in sys.modules}\n"
+        "homes = m.packages_distributions()\n"
+        "print(*{home for top in tops for home in homes.get(top, [])})"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name=name).execute()
+    return {canonicalize_name(one) for one in notebook.cells[0].outputs[0]["text"].split()}
+
+
+def changes(machine: Path, imported: set[str]) -> list[str]:
+    """What a setup cell did that it must not do, one sentence each."""
+    before, after = packages(BASE), packages(machine)
+    found = [] if "open-llms-hands-on" in after else ["the setup cell did not bring the course"]
+    for name in sorted(set(before) & set(after)):
+        move = f"{name} {before[name]} became {after[name]}"
+        if name in imported:
+            found.append(f"{move}: it was imported already, Colab would ask for a restart")
+        elif name not in MAY_CHANGE:
+            found.append(f"{move}: Colab's own version should stay")
+    return found
+
+
+def run_alone(path: Path, folder: Path, name: str, wheel: Path) -> dict[str, Any]:
+    """Run one notebook, alone in an empty folder; its verdict.
+
+    The first notebook's setup cell says that it installs the course, which no stored one does.
+    """
+    key = notebooks.key(path)
+    alone = folder / key.replace("/", "-")
+    alone.mkdir()
+    bare = Path(shutil.copy(path, alone))
+    (result,) = validate.run([bare], lambda _: [], kernel=name, at_once=1)
+    result["notebook"] = key
+    said = f"Installing the course from {wheel}: a few minutes, once.\n"
+    result["changed"] = [
+        cell
+        for cell in result["changed"]
+        if not (cell["cell"] == "setup" and cell["fresh"] == said + cell["stored"])
+    ]
+    result["passed"] = not (result["changed"] or result["problems"])
+    return result
+
+
+def run_pair(paths: list[Path], folder: Path, wheel: Path) -> list[dict[str, Any]]:
+    """A lesson and its solutions on one fresh machine, the lesson first."""
+    name = f"colab-{paths[0].stem}"
+    fresh_machine(folder, name, wheel)
+    imported = imported_at_start(name)
+    results = [run_alone(path, folder, name, wheel) for path in paths]
+    found = changes(folder / name, imported)
+    results[0]["problems"] += found
+    results[0]["passed"] &= not found
+    return results
+
+
+def main() -> int:
+    """Run the notebooks, write the report; 1 where one does not pass."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path)
+    parser.add_argument("--report", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    build_base()
+    paths = [path.resolve() for path in args.notebooks] or notebooks.every()
+    pairs: dict[str, list[Path]] = {}
+    for path in paths:
+        pairs.setdefault(path.stem, []).append(path)
+    made, results = validate.now(), []
+    with tempfile.TemporaryDirectory(prefix="colab-") as temporary:
+        folder = Path(temporary)
+        os.environ["JUPYTER_PATH"] = temporary  # where this process finds the kernels
+        wheel = build_wheel(folder)
+        for pair in pairs.values():
+            results += run_pair(pair, folder, wheel)
+            for problem in results[-len(pair)]["problems"]:
+                print(f"  {problem}")
+        code = (
+            "import json; from course_utils import validate; print(json.dumps(validate.versions()))"
+        )
+        have = json.loads(
+            call(python_of(folder / f"colab-{paths[0].stem}"), "-c", code, cwd=folder)
+        )
+    report = validate.report(results, made, have)
+    print(validate.summary(report))
+    if args.report:
+        print(validate_report.write(report, args.report))
+    return int(not report["passed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""Colab's errors."""
+
+
+class Error(Exception):
+    """Base class of most of Colab's errors."""
