@@ -21,7 +21,7 @@ PINS = ROOT / "constraints-autogptq.txt"
 WANTED = ("auto-gptq", "torch", "transformers", "accelerate", "peft", "optimum", "numpy")
 ENV = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 NEEDS = (
-    "the network once, 1.5 GB of disk, and a Python that these old packages know (3.11 is tried)"
+    "the network once, 1.5 GB of disk, and Python 3.11 (a newer one may not have the old packages)"
 )
 SETUP = "Run `make autogptq`, or: python -m course_utils.autogptq setup"
 

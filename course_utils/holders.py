@@ -116,16 +116,26 @@ def named(wanted: dict[int, tensors.Storage]) -> tuple[list[tuple[str, int]], se
     return sorted(by_name.items(), key=lambda pair: (-pair[1], pair[0])), wanted.keys() - covered
 
 
-def kind_of_holder(storage: tensors.Storage) -> str:
-    """What kind of object refers to a tensor that no name leads to."""
+def by_kind(nameless: dict[int, tensors.Storage]) -> list[tuple[str, int]]:
+    """(kind of object, bytes) for storages that no name leads to."""
+    kinds: dict[str, int] = {}
+    for storage in nameless.values():
+        kind = _kind_of_holder(storage)
+        kinds[kind] = kinds.get(kind, 0) + storage.nbytes
+    return sorted(kinds.items(), key=lambda pair: -pair[1])
+
+
+def _kind_of_holder(storage: tensors.Storage) -> str:
+    """What kind of object refers to a tensor."""
     alive = [t for t in (r() for r in storage.tensors) if t is not None]
     for holder in gc.get_referrers(*alive):
-        if isinstance(holder, dict):
-            owners = [o for o in gc.get_referrers(holder) if getattr(o, "__dict__", None) is holder]
-            if owners:
-                return f"an object of type {type(owners[0]).__name__} that has no name"
-        elif holder is not alive and not isinstance(holder, types.FrameType):
-            return f"a {type(holder).__name__} that has no name"
+        if holder is alive or isinstance(holder, types.FrameType):
+            continue
+        if not isinstance(holder, dict):
+            return f"a {type(holder).__name__} without a name"
+        owners = [o for o in gc.get_referrers(holder) if getattr(o, "__dict__", None) is holder]
+        if owners:
+            return f"a {type(owners[0]).__name__} without a name"
     return "something outside Python"
 
 
@@ -140,7 +150,7 @@ def forget_displayed() -> None:
         return
     if shell.displayhook.do_full_cache:
         shell.displayhook.flush()  # what %reset out does
-    shell.user_ns.update(dict.fromkeys(("_", "__", "___"), ""))
+    shell.push(dict.fromkeys(("_", "__", "___"), ""), interactive=False)
     for key in ("tb", "evalue", "etype"):
         if hasattr(shell.InteractiveTB, key):
             setattr(shell.InteractiveTB, key, None)

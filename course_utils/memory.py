@@ -181,8 +181,7 @@ def free() -> Freed:
     counters.settle()
     names, nameless = holders.named(made) if made else ([], set())
     tables = {a for a in nameless if made[a].nbytes <= TABLE_BYTES}
-    for address in nameless - tables:
-        names.append((holders.kind_of_holder(made[address]), made[address].nbytes))
+    names += holders.by_kind({a: made[a] for a in nameless - tables})
     freed = Freed(
         held=sum(s.nbytes for a, s in made.items() if a not in tables),
         holders=names,

@@ -148,7 +148,7 @@ def watch(before: dict[int, Storage]) -> Any:
         def follow(self, tensor: Any, new: bool = True) -> None:
             storage = tensor.untyped_storage()
             key, nbytes = id(storage), storage.nbytes()
-            if key in self.known:
+            if key in self.known or storage_of(tensor) is None:
                 return
 
             def gone(_: Any) -> None:

@@ -80,12 +80,19 @@ def stored_problems(path: Path) -> list[str]:
         return [f"cannot be read: {type(error).__name__}: {error}"]
 
 
-def over_card(card: Json, seconds: float, peak_bytes: int) -> list[str]:
-    """Where a run took more than the notebook's card says, one sentence each."""
+def over_card(card: Json, seconds: float, peak_bytes: int, slower: float = SLOWER) -> list[str]:
+    """Where a run took more than the notebook's card says, one sentence each.
+
+    Args:
+        card: the notebook's `course` metadata.
+        seconds: wall clock.
+        peak_bytes: resident memory.
+        slower: how many times the card's minutes are still fine.
+    """
     pocket = card.get("pocket", {})
     minutes, gib = seconds / 60, peak_bytes / 2**30
     lines = []
-    if minutes > SLOWER * pocket.get("run_minutes", minutes):
+    if minutes > slower * pocket.get("run_minutes", minutes):
         lines.append(f"took {minutes:.1f} min, its card says {pocket['run_minutes']:g}")
     if gib > pocket.get("memory_gib", gib):
         lines.append(f"took {gib:.2f} GiB, its card says {pocket['memory_gib']:g}")
@@ -131,14 +138,21 @@ def executed(path: Path, env: Mapping[str, str], kernel: str | None, tick: Calla
     return result
 
 
-def verdict(path: Path, problems: list[str], ran: Json) -> Json:
-    """One notebook's part of the report."""
+def verdict(path: Path, problems: list[str], ran: Json, slower: float = SLOWER) -> Json:
+    """One notebook's part of the report.
+
+    Args:
+        path: the notebook.
+        problems: what is wrong with the stored file.
+        ran: what `executed` returned.
+        slower: how many times the minutes of its card it may take.
+    """
     try:
         card = notebooks.read(path).metadata.get("course", {})
     except Exception:  # said already among the problems
         card = {}
     changed = [cell for cell in ran["cells"] if "kind" in cell]
-    over = over_card(card, ran["seconds"], ran["peak_bytes"])
+    over = over_card(card, ran["seconds"], ran["peak_bytes"], slower)
     problems = problems + ran["broken"] + over
     return {
         "notebook": name_of(path),
@@ -167,6 +181,7 @@ def run(
     problems: Callable[[Path], list[str]] = stored_problems,
     kernel: str | None = None,
     at_once: int = AT_ONCE,
+    slower: float = SLOWER,
 ) -> list[Json]:
     """Execute and compare notebooks, with a progress bar.
 
@@ -175,6 +190,7 @@ def run(
         problems: what is wrong with a stored file, one sentence each.
         kernel: the kernel's name; None for the running Python.
         at_once: how many run side by side; they share the cores.
+        slower: how many times the minutes on its card a notebook may take.
 
     Returns:
         One verdict for each path, in the same order.
@@ -191,7 +207,7 @@ def run(
     ):
 
         def one(path: Path) -> Json:
-            result = verdict(path, problems(path), executed(path, full, kernel, bar.update))
+            result = verdict(path, problems(path), executed(path, full, kernel, bar.update), slower)
             bar.write(line(result))
             return result
 

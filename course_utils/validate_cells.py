@@ -82,6 +82,7 @@ class Watch:
         """Nothing seen yet."""
         self.cells: list[Json] = []
         self.broken: list[str] = []
+        self.stored = ""
 
     def pytest_collectstart(self, collector: Any) -> None:
         """As in the repository's conftest.py: progress bars and log lines are not compared."""
@@ -96,6 +97,7 @@ class Watch:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_setup(self, item: Any) -> None:
         """The kernel runs: have it watched while a cell is waited for."""
+        self.stored = as_text(item.cell.outputs)  # now: nbval joins the outputs in place
         kernel = item.parent.kernel
         if kernel is not None and not isinstance(kernel.await_reply, partial):
             kernel.await_reply = partial(await_reply, kernel, kernel.await_reply)
@@ -110,12 +112,12 @@ class Watch:
         outcome: Json = {"cell": cell.get("id", str(item.cell_num))}
         fresh = item.test_outputs or []
         if call.excinfo is not None and call.excinfo.typename != "Skipped":
-            outcome |= judged(item, fresh, call.excinfo.value)
+            outcome |= judged(item, self.stored, fresh, call.excinfo.value)
         self.cells.append(outcome)
         report({"cell": outcome["cell"]})
 
 
-def judged(item: Any, fresh: Sequence[Any], error: BaseException) -> Json:
+def judged(item: Any, stored: str, fresh: Sequence[Any], error: BaseException) -> Json:
     """What is wrong with a cell that nbval refused.
 
     Returns:
@@ -137,7 +139,7 @@ def judged(item: Any, fresh: Sequence[Any], error: BaseException) -> Json:
         "kind": kind,
         "says": says.partition("\n")[0],
         "source": item.cell.source,
-        "stored": as_text(item.cell.outputs),
+        "stored": stored,
         "fresh": as_text(fresh),
         "traceback": traceback,
     }

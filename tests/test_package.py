@@ -23,7 +23,7 @@ FLOORS = (
     "llama2_format chat_templates perplexity",
     "gateway endpoint",
     "tensors holders shapes counters rungs memory predict fit",
-    "record gptq",
+    "record gptq autogptq",
     "tuning plots explorers",
     "checks exercises",
     "cards notebooks notebook_checks preflight lab validate publish",
