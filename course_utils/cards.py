@@ -27,6 +27,11 @@ def settled(old: float | None, measured: float, step: float) -> float:
     return old if old is not None and fresh <= old <= fresh + 3 * step else fresh
 
 
+def _no_math(text: str) -> str:
+    """Text whose dollar signs stay: JupyterLab sets what stands between two as a formula."""
+    return text.replace("$", r"\$")
+
+
 def _tier_row(name: str, tier: Json) -> str:
     """One row of the card's table."""
     cells = [
@@ -35,7 +40,7 @@ def _tier_row(name: str, tier: Json) -> str:
         f"{tier['run_minutes']:g} min",
         f"{tier['memory_gib']:g} GiB {tier.get('memory_kind', 'RAM')}",
         tier["download"],
-        tier["dollars"],
+        _no_math(tier["dollars"]),
         "yes" if tier["gated"] else "no",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -53,7 +58,8 @@ def markdown(course: Json) -> str:
     ]
     if "full" in course:
         lines.append(_tier_row("full", course["full"]))
-        lines += ["", f"*{course['full']['note']}*"] if course["full"].get("note") else []
+        note = _no_math(course["full"].get("note", ""))
+        lines += ["", f"*{note}*"] if note else []
     return "\n".join(lines)
 
 

@@ -13,7 +13,9 @@ from course_utils import notebooks, settings
 from course_utils.errors import CourseError
 
 FIRST = "notebooks/00_start_here.ipynb"
-# No question about news and no look for updates: both would reach for the network.
+# No question about news and no look for updates: both would reach for the network. The question
+# itself is an extension, switched off in CONFIG for this start alone.
+CONFIG = Path(__file__).parent / "data" / "jupyter"
 QUIET = (
     "--LabApp.news_url=None",
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -96,6 +98,8 @@ def run(extra: Sequence[str] = ()) -> None:
     model = Path(settings.model_name()).expanduser()
     if model.is_dir():  # the kernels run in another folder
         os.environ["COURSE_MODEL"] = str(model.resolve())
+    paths = [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
     token = os.environ.setdefault("JUPYTER_TOKEN", secrets.token_hex(16))
     threading.Thread(target=_announce, args=(token,), daemon=True).start()
     LabApp.launch_instance(arguments(extra))

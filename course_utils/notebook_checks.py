@@ -45,6 +45,7 @@ def faults(notebook: Any, name: str) -> list[str]:
     found = [
         *_order(notebook),
         *_outputs(notebook),
+        *_dollars(notebook),
         *_metadata(notebook),
         *_ignored(notebook, ignored_cells().get(name, {})),
         *_shared_cells(notebook, name),
@@ -55,7 +56,7 @@ def faults(notebook: Any, name: str) -> list[str]:
 
 def copy_faults(notebook: Any) -> list[str]:
     """What is wrong with somebody's changed copy: order and outputs, not the course's own cells."""
-    return [*_order(notebook), *_outputs(notebook)]
+    return [*_order(notebook), *_outputs(notebook), *_dollars(notebook)]
 
 
 def problems_between() -> list[str]:
@@ -133,6 +134,14 @@ def _outputs(notebook: Any) -> Iterator[str]:
                 yield f"cell {cell.id}: a widget is stored"
             if output.output_type == "error" and RAISES not in _tags(cell):
                 yield f"cell {cell.id}: ends in {output.ename} without the tag {RAISES}"
+
+
+def _dollars(notebook: Any) -> Iterator[str]:
+    """No two dollar signs in a text: JupyterLab would set what is between them as a formula."""
+    code = re.compile(r"```.*?```|`[^`]*`|\\\$", re.S)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and code.sub("", cell.source).count("$") > 1:
+            yield rf"cell {cell.id}: dollar signs make a formula; write \$"
 
 
 def _metadata(notebook: Any) -> Iterator[str]:

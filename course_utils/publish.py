@@ -107,17 +107,20 @@ def cut_into_slides(notebook: Any) -> None:
 
     Headings go from left to right, what follows within a section from top to bottom.
     """
-    filled = 0
+    filled, after_code = 0, False
     for cell in notebook.cells:
         text = cell.cell_type == "markdown"
+        # a text stays with the code that it introduces, so it begins no slide that is half full
+        room = LINES / 2 if text else LINES if after_code else math.inf
         kind = "-"
         if "setup" in cell.metadata.get("tags", []):
             kind = "skip"
         elif text and cell.source.startswith(("# ", "## ")):
             kind, filled = "slide", 0
-        elif text and filled + height(cell) > LINES / 2:
+        elif filled and filled + height(cell) > room:
             kind, filled = "subslide", 0
-        filled += 0 if kind == "skip" else height(cell)
+        if kind != "skip":
+            filled, after_code = filled + height(cell), not text
         cell.metadata["slideshow"] = {"slide_type": kind}
 
 

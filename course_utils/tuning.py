@@ -14,6 +14,7 @@ import errno
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import machine, plots, predict, settings, shapes
+from course_utils.child import FULL
 from course_utils.errors import CourseError
 from course_utils.plots import Shown
 from course_utils.sentiment import UNPARSED, Messages
@@ -30,6 +32,7 @@ Examples = list[tuple[str, str]]
 SHOWN_ROWS = 10  # bad rows listed in one message
 LABEL_TOKENS = 20  # what `local_complete` generates: a longer label would be cut off
 METHODS = ("full", "lora", "qlora")
+TORCH_CUT = re.compile(r"PytorchStreamWriter|inline_container")  # torch.save, cut off in the middle
 
 # -- the learner's own file -----------------------------------------------------------------------
 
@@ -455,19 +458,13 @@ def writing(folder: str | Path, need_bytes: int = 0) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except Exception as error:
-        # safetensors wraps the system's error in its own, with the number in the text
-        code = getattr(error, "errno", None)
-        full = code in (
-            errno.ENOSPC,
-            getattr(errno, "EDQUOT", errno.ENOSPC),
-        ) or "No space left" in str(error)
-        if full or "os error 28" in str(error):
-            raise _full(
-                folder, "It filled up while writing; what was written is not whole."
-            ) from None
-        if code in (errno.EACCES, errno.EROFS, errno.EPERM):
+        # safetensors and PyTorch wrap the system's error: only the text is left of it
+        if FULL.search(str(error)) or TORCH_CUT.search(str(error)):
+            why = "It filled up while writing; what was written is not whole."
+            raise _full(folder, why) from None
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CourseError(
-                f"{folder.name} cannot be written to.", str(error.strerror), "Name another folder."
+                f"{folder.name} cannot be written to.", error.strerror or "", "Name another folder."
             ) from None
         raise
 

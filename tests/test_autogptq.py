@@ -122,6 +122,7 @@ def test_not_set_up(tmp_path, monkeypatch, texts):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_setup_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     """A learner without network, or with a Python too new, is told so and keeps no half of it."""
     pins = tmp_path / "constraints-autogptq.txt"
@@ -129,6 +130,7 @@ def test_a_setup_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(autogptq, "HOME", tmp_path / ".venv-autogptq")
     monkeypatch.setattr(autogptq, "PINS", pins)
     monkeypatch.setattr(sys, "argv", ["autogptq", "setup"])
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert gptq.setup_command("course_utils.autogptq", autogptq.setup) == 2
     assert "It needs the network" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [pins]

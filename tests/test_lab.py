@@ -1,5 +1,6 @@
 """`python -m course_utils lab`: JupyterLab at the first lesson."""
 
+import json
 import os
 import re
 import signal
@@ -54,3 +55,9 @@ def test_a_relative_model_is_found_from_the_notebooks(monkeypatch, tmp_path):
 def test_the_token_is_not_on_the_command_line(monkeypatch):
     """A learner on a shared machine keeps the others out of their notebooks."""
     assert not any("token" in argument.lower() for argument in lab.arguments([]))
+
+
+def test_jupyterlab_is_started_without_its_question_about_news():
+    """A learner whose first sight should be the lesson, not a pop-up that asks to go online."""
+    page = json.loads((lab.CONFIG / "labconfig" / "page_config.json").read_text(encoding="utf-8"))
+    assert page["disabledExtensions"] == {"@jupyterlab/apputils-extension:announcements": True}

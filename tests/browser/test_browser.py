@@ -148,8 +148,8 @@ def work(page, control) -> None:
         page.keyboard.press("Enter")
     elif kind == "checkbox":
         page.keyboard.press("Space")
-    elif kind == "radio":
-        control.check()
+    elif kind in ("radio", "submit", "button"):
+        control.click()
     else:  # a slider's handle, a list to choose from: one step back, or on where it is the first
         before = control.evaluate("one => one.value || one.getAttribute('aria-valuetext')")
         page.keyboard.press("ArrowUp" if kind == "select-one" else "ArrowLeft")
@@ -160,18 +160,13 @@ def work(page, control) -> None:
 CONTROLS = (
     ".jupyter-widgets .noUi-handle, .jupyter-widgets select, "
     ".jupyter-widgets input[type=text]:enabled, .jupyter-widgets input[type=checkbox], "
-    ".jupyter-widgets input[type=radio]:first-of-type"
+    ".widget-radio-box label:first-child input, .jupyter-widgets button:not(.mod-primary):enabled"
 )
 
 
 def work_explorer(page, name: str, cell) -> None:
     """Move each control of a widget and see the result change."""
-    seen = set()
     for control in cell.locator(CONTROLS).all():
-        group = control.evaluate("one => one.type == 'radio' ? one.name : ''")
-        if group and group in seen:
-            continue
-        seen.add(group)
         before = result(cell)
         work(page, control)
         wait(f"{name}: the result changes", lambda before=before: result(cell) != before, 60)
@@ -206,9 +201,12 @@ def take_pictures(page, path: Path, theme: str) -> None:
     for old in folder.glob(f"{path.stem}-{theme}-*.png"):
         old.unlink()
     area = page.locator(".jp-NotebookPanel .jp-WindowedPanel-outer").first
-    total = area.evaluate("one => one.scrollHeight")
     step = area.evaluate("one => one.clientHeight") - 40
-    for number, top in enumerate(range(0, total, step)):
+    end = area.evaluate(
+        """one => [...one.querySelectorAll('.jp-Cell')].pop().getBoundingClientRect().bottom
+                  - one.getBoundingClientRect().top + one.scrollTop"""
+    )  # below the last cell is an empty page
+    for number, top in enumerate(range(0, int(end), step)):
         area.evaluate("(one, top) => { one.scrollTop = top }", top)
         page.wait_for_timeout(300)
         page.screenshot(path=folder / f"{path.stem}-{theme}-{number:02}.png")
@@ -232,6 +230,7 @@ def test_lesson(page, address, path):
     try:
         found = cells(page, path)
         tags = {cell.id: cell.metadata.get("tags", []) for cell in notebooks.read(path).cells}
+        assert page.locator(".Toastify__toast").count() == 0, "JupyterLab asks something"
         for name, cell in found.items():
             assert bool(errors(cell)) == ("raises-exception" in tags[name]), errors(cell)
         for theme in ("Light", "Dark"):
