@@ -3,8 +3,10 @@
 Walks from names down to tensors, not from tensors up: a name is what the learner can act on.
 """
 
+import contextlib
 import functools
 import gc
+import inspect
 import re
 import sys
 import sysconfig
@@ -137,6 +139,19 @@ def _kind_of_holder(storage: tensors.Storage) -> str:
         if owners:
             return f"a {type(owners[0]).__name__} without a name"
     return "something outside Python"
+
+
+def clear_finished_frames() -> None:
+    """Drop the variables of functions that have ended but whose frame a stored error still keeps.
+
+    A library that notes an ImportError while it is imported from inside `from_pretrained` keeps
+    that call's variables, the model among them, for good.
+    """
+    resumable = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    for thing in gc.get_objects():
+        if type(thing) is types.FrameType and not thing.f_code.co_flags & resumable:
+            with contextlib.suppress(RuntimeError):  # it is still running
+                thing.clear()
 
 
 def forget_displayed() -> None:

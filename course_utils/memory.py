@@ -178,6 +178,9 @@ def free() -> Freed:
     before, requested_before = _baseline
     holders.forget_displayed()
     made = tensors.since(before)
+    if made:
+        holders.clear_finished_frames()
+        made = tensors.since(before)
     counters.settle()
     names, nameless = holders.named(made) if made else ([], set())
     tables = {a for a in nameless if made[a].nbytes <= TABLE_BYTES}

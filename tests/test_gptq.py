@@ -250,8 +250,10 @@ def test_a_recipe_that_fails(tmp_path, texts):
 
 
 STOPPED = """
-import sys
+import signal, sys
 from course_utils import gptq, models
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 
 def slow(model, out, texts, bits, group_size):
     import os, time
