@@ -31,7 +31,7 @@ def _as_html(shown: Shown, note: str = "") -> str:
     text = html.escape(shown.text, quote=True)
     return (
         f'<div role="status">{note}<img src="data:image/png;base64,{data}" alt="{text}" '
-        'style="max-width:100%"></div>'
+        'style="width:min(100%,660px)"></div>'
     )
 
 

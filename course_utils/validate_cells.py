@@ -25,6 +25,9 @@ from course_utils.notebooks import Peak
 
 Json = dict[str, Any]
 CELL_SECONDS = 600
+OUTPUT_SECONDS = (
+    60  # for outputs to arrive once a cell is done; nbval's 5 are few on a busy machine
+)
 NOT_COMPARED = ("image/png", "image/jpeg", "application/vnd.jupyter.widget-view+json")
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 
@@ -98,6 +101,7 @@ class Watch:
     def pytest_runtest_setup(self, item: Any) -> None:
         """The kernel runs: have it watched while a cell is waited for."""
         self.stored = as_text(item.cell.outputs)  # now: nbval joins the outputs in place
+        item.output_timeout = OUTPUT_SECONDS
         kernel = item.parent.kernel
         if kernel is not None and not isinstance(kernel.await_reply, partial):
             kernel.await_reply = partial(await_reply, kernel, kernel.await_reply)
@@ -153,9 +157,9 @@ def compare(path: Path, kernel: str | None) -> Json:
         kernel: a kernel's name; None for the running Python.
 
     Returns:
-        `cells` (each with its id, and `kind`, `source`, `stored`, `fresh`, `says` where nbval
-        refused it), `broken` (what kept it from running at all), `seconds` (wall clock) and
-        `peak_bytes` (resident memory of the kernel and all that it started).
+        `cells` (each with its id and, where nbval refused it, what `judged` returns), `broken`
+        (what kept it from running at all), `seconds` (wall clock) and `peak_bytes` (resident
+        memory of the kernel and all that it started).
     """
     watch = Watch()
     chosen = ["--nbval-kernel-name", kernel] if kernel else ["--nbval-current-env"]
@@ -174,8 +178,9 @@ def compare(path: Path, kernel: str | None) -> Json:
             + ["-p", "nbval.plugin", "-p", "no:cacheprovider", "--capture=no", "--color=no"],
             plugins=[watch],
         )
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not watch.broken:
-        watch.broken.append(f"pytest ended with {code!r}; it has no code cells, or see above")
+    fine = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if code not in fine and not watch.broken:
+        watch.broken.append(f"pytest ended with {code!r}")
     return {
         "cells": watch.cells,
         "broken": watch.broken,
