@@ -1,5 +1,6 @@
 # make lab        set up, then open JupyterLab at the first lesson (ARGS="--port 9000" and the like)
 # make test       set up, then lint, types, unit tests and every notebook
+# make test-slow  the slow tests: full tier, GPTQ, AutoGPTQ, resumed training
 # make gptq       add GPTQ to the set-up, for lesson 04 (needs a C compiler)
 # make autogptq   make AutoGPTQ's own environment, for lesson 04
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
@@ -14,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: lab test gptq autogptq notebooks validate newest colab browser slides site model clean
+.PHONY: lab test test-slow gptq autogptq notebooks validate newest colab browser slides site model clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This course needs Python 3.11 or newer; yours is %d.%d. Try: make lab PYTHON=python3.12" % sys.version_info[:2])'
@@ -40,11 +41,14 @@ autogptq: .venv/lab.done
 	$(BIN)/python -m course_utils.autogptq setup
 
 test: .venv/test.done
-	-$(BIN)/python -m course_utils.autogptq setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env -m "not slow"
+
+test-slow: .venv/test.done
+	-$(BIN)/python -m course_utils.autogptq setup
+	$(BIN)/python -m pytest -m slow tests
 
 notebooks: .venv/test.done
 	$(BIN)/python -m course_utils.notebooks run

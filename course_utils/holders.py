@@ -26,7 +26,7 @@ def _below(thing: Any) -> Iterable[Any]:
     """What `thing` refers to, as far as it can be said to hold it."""
     if isinstance(thing, types.FunctionType):
         return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
-    return [x for x in gc.get_referents(thing) if not _is_end(type(x))]
+    return [x for x in gc.get_referents(thing) if not _is_end(type(x))]  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def reached(thing: Any, wanted: dict[int, tensors.Storage]) -> set[int]:
     """Addresses out of `wanted` whose tensors can be reached from `thing`."""
     found: set[int] = set()
     seen = {id(wanted)}
-    level = [] if _is_end(type(thing)) else [thing]
+    level = [] if _is_end(type(thing)) else [thing]  # type: ignore[arg-type]
     while level and len(seen) < _LIMIT:
         below: list[Any] = []
         for item in level:

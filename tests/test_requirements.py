@@ -111,7 +111,8 @@ def test_every_import_is_asked_for():
             continue
         declared |= {canonicalize_name(Requirement(one).name) for one in below}
     homes = importlib.metadata.packages_distributions()
-    ours = {"course_utils", "google"} | set(sys.stdlib_module_names)  # google.colab is Colab's own
+    # google.colab is Colab's own; auto_gptq lives in an environment of its own
+    ours = {"course_utils", "google", "auto_gptq"} | set(sys.stdlib_module_names)
     for path in sorted((ROOT / "course_utils").rglob("*.py")):
         for name in imported(path) - ours:
             found = {canonicalize_name(home) for home in homes.get(name, [name])}

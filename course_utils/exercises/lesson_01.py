@@ -255,7 +255,7 @@ QUIZ = [
     Question(
         "You send a second question to the same chat. How does the server know the first one?",
         (
-            "It keeps the conversation under your key.",
+            "It keeps the conversation under your key, for as long as the session lasts.",
             "It does not: you send the whole conversation again.",
             "The client sends the number of the first response.",
         ),

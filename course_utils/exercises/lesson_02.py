@@ -179,7 +179,7 @@ QUIZ = [
     Question(
         "What does one forward pass of a language model give for the last position?",
         (
-            "The most likely next token, as text.",
+            "The most likely next token, as text, with the spaces around it as they are.",
             "One score (logit) for every token of the vocabulary.",
             "The label of the text, with its probability.",
         ),

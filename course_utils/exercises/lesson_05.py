@@ -135,7 +135,7 @@ QUIZ = [
     Question(
         "Why does LoRA start with B = 0?",
         (
-            "So that the first training steps are faster.",
+            "So that the first training steps are faster and the loss falls sooner than it would.",
             "So that the model at the start is exactly the base.",
             "So that B needs no gradient and no memory.",
         ),
