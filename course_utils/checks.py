@@ -37,12 +37,15 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a self-test. `right` is the index of the right choice."""
+    """One question of a self-test.
+
+    `choices` are pairs: what can be chosen, and why that is right or wrong. `right` is the index
+    of the right one. What is said of a wrong choice does not name the right one.
+    """
 
     text: str
-    choices: tuple[str, ...]
+    choices: tuple[tuple[str, str], ...]
     right: int
-    because: str
 
 
 @cache
@@ -134,7 +137,7 @@ def quiz(number: str, answers: str | None = None) -> Any:
         return _clickable(questions)
     for n, question in enumerate(questions, 1):
         print(f"{n}. {question.text}")
-        for letter, choice in zip(LETTERS, question.choices, strict=False):
+        for letter, (choice, _) in zip(LETTERS, question.choices, strict=False):
             print(f"   {letter}) {choice}")
     print(f'Answer with quiz("{number}", "...") and one letter for each question.')
     return None
@@ -142,7 +145,10 @@ def quiz(number: str, answers: str | None = None) -> Any:
 
 def _mark(number: str, questions: list[Question], answers: str) -> None:
     """Print for each answer whether it is right, and why."""
-    if len(answers) != len(questions) or not set(answers) <= set(LETTERS):
+    if len(answers) != len(questions) or not all(
+        letter in LETTERS[: len(question.choices)]
+        for letter, question in zip(answers, questions, strict=True)
+    ):
         raise CourseError(
             f"Self-test {number} takes {len(questions)} letters, one for each question.",
             f"It got {answers!r}.",
@@ -150,12 +156,15 @@ def _mark(number: str, questions: list[Question], answers: str) -> None:
         )
     right = 0
     for n, (question, letter) in enumerate(zip(questions, answers, strict=True), 1):
-        if LETTERS.index(letter) == question.right:
-            right += 1
-            print(f"{n}. Right. {question.because}")
-        else:
-            print(f"{n}. No. Read it again: {question.text}")
+        chosen = LETTERS.index(letter)
+        right += chosen == question.right
+        print(f"{n}. {_judged(question, chosen)}")
     print(f"{right} of {len(questions)} right.")
+
+
+def _judged(question: Question, chosen: int) -> str:
+    """Whether a choice is right, and why."""
+    return f"{'Right' if chosen == question.right else 'No'}. {question.choices[chosen][1]}"
 
 
 def _clickable(questions: list[Question]) -> Any:
@@ -166,14 +175,13 @@ def _clickable(questions: list[Question]) -> Any:
     for n, question in enumerate(questions, 1):
         head = widgets.HTML(f"<b>{n}. {html.escape(question.text)}</b>")
         choice = widgets.RadioButtons(
-            options=list(question.choices), value=None, layout={"width": "auto"}
+            options=[text for text, _ in question.choices], value=None, layout={"width": "auto"}
         )
         verdict = widgets.HTML()
 
         def judge(change: Any, question: Question = question, verdict: Any = verdict) -> None:
-            right = question.choices[question.right] == change["new"]
-            said = f"Right. {question.because}" if right else "No, try another."
-            verdict.value = html.escape(said)
+            chosen = [text for text, _ in question.choices].index(change["new"])
+            verdict.value = f'<div role="status">{html.escape(_judged(question, chosen))}</div>'
 
         choice.observe(judge, names="value")
         blocks += [head, choice, verdict]

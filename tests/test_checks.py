@@ -1,6 +1,9 @@
 """Exercises that check themselves: what is said, and what is remembered."""
 
+import html
 import json
+import math
+from collections import Counter
 
 import pytest
 
@@ -160,7 +163,8 @@ def test_the_self_test_as_text_shows_no_answer(monkeypatch, capsys):
     out = capsys.readouterr().out
     for question in checks.lesson("00").QUIZ:
         assert question.text in out
-        assert question.because not in out
+        for choice, why in question.choices:
+            assert choice in out and why not in out
 
 
 def test_the_self_test_marks_letters(learner, capsys):
@@ -170,12 +174,14 @@ def test_the_self_test_marks_letters(learner, capsys):
     checks.quiz("00", " ".join(right).upper())
     out = capsys.readouterr().out
     assert f"{len(questions)} of {len(questions)} right." in out
-    assert questions[0].because in out
+    first = questions[0]
+    assert f"1. Right. {first.choices[first.right][1]}" in out
     wrong = ("b" if right[0] == "a" else "a") + right[1:]
     checks.quiz("00", wrong)
     out = capsys.readouterr().out
     assert f"{len(questions) - 1} of" in out
-    assert questions[0].because not in out
+    assert f"1. No. {first.choices[checks.LETTERS.index(wrong[0])][1]}" in out
+    assert first.choices[first.right][1] not in out
 
 
 def test_the_self_test_can_be_clicked(learner):
@@ -183,24 +189,27 @@ def test_the_self_test_can_be_clicked(learner):
     box = checks.quiz("00")
     question = checks.lesson("00").QUIZ[0]
     _, choice, verdict = box.children[:3]
-    choice.value = question.choices[question.right]
-    assert verdict.value.startswith("Right.")
-    choice.value = question.choices[question.right - 1]
-    assert verdict.value.startswith("No")
+    choice.value, why = question.choices[question.right]
+    assert f"Right. {why}" in html.unescape(verdict.value)
+    choice.value, why = question.choices[question.right - 1]
+    assert f"No. {why}" in html.unescape(verdict.value)
 
 
 @pytest.mark.parametrize("number", LESSONS)
 def test_questions_and_hints_are_well_made(number):
     """A learner cannot guess a self-test from the place or the length of the right choice."""
     module = checks.lesson(number)
+    places, lengths = Counter(), Counter()
     for question in module.QUIZ:
-        assert 0 <= question.right < len(question.choices) <= len(checks.LETTERS)
-        assert len(set(question.choices)) == len(question.choices) >= 3
-        assert question.because
-    places = {question.right for question in module.QUIZ}
-    assert len(places) > 1, "the right choice is always at the same place"
-    longest = [max(q.choices, key=len) == q.choices[q.right] for q in module.QUIZ]
-    assert not all(longest), "the right choice is always the longest"
+        texts = [text for text, _ in question.choices]
+        assert 0 <= question.right < len(set(texts)) == len(texts) == 3
+        assert all(text and why for text, why in question.choices)
+        assert len({why for _, why in question.choices}) == 3
+        places[question.right] += 1
+        lengths[sum(len(text) > len(texts[question.right]) for text in texts)] += 1
+    most = math.ceil(len(module.QUIZ) / 2)
+    assert set(places) == {0, 1, 2} and max(places.values()) <= most, f"right at {places}"
+    assert set(lengths) == {0, 1, 2} and max(lengths.values()) <= most, f"as long as {lengths}"
     for key, task in module.EXERCISES.items():
         assert key.startswith(f"{number}."), key
         assert len(set(task.hints)) == len(task.hints) == 3

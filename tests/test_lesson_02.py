@@ -84,4 +84,5 @@ def test_every_exercise_has_three_hints_and_a_quiz_question_has_one_right_choice
     for exercise in lesson_02.EXERCISES.values():
         assert len(exercise.hints) == 3
     for question in lesson_02.QUIZ:
-        assert 0 <= question.right < len(question.choices) and question.because
+        assert 0 <= question.right < len(question.choices)
+        assert all(why for _, why in question.choices)

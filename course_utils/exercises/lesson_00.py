@@ -82,41 +82,73 @@ QUIZ = [
     Question(
         "What does a language model do, at bottom?",
         (
-            "It looks words up in a list of good and bad ones.",
-            "It continues a text, one token after another.",
-            "It searches the web for similar texts.",
+            (
+                "It looks words up in a list of good and bad ones.",
+                'There is no such list: "not bad at all" would count as bad.',
+            ),
+            (
+                "It continues a text, one token after another.",
+                "Everything else, chat included, is built from predicting the next token.",
+            ),
+            (
+                "It searches the web for texts like yours.",
+                "It worked without a network. All it knows is in its weights.",
+            ),
         ),
         1,
-        "Everything else, chat included, is built from predicting the next token.",
     ),
     Question(
         "Where does the text you type go in the pocket tier?",
         (
-            "Nowhere: the model runs in this process on your machine.",
-            "To a server that the course runs on the web.",
-            "To the hub from which the model was downloaded.",
+            (
+                "Nowhere: the model runs in this process, on your own machine.",
+                "No network is used at all; you can pull the plug and run the lesson again.",
+            ),
+            (
+                "To a server that the course runs on the web.",
+                "The course has no server. Lesson 01 starts one too, on your machine.",
+            ),
+            (
+                "To the hub from which the model came.",
+                "Pocket Llama came with the course, and the hub is switched off.",
+            ),
         ),
         0,
-        "No network is used at all; you can pull the plug and run the lesson again.",
     ),
     Question(
         "A number in a lesson is marked 'recorded'. What does that mean?",
         (
-            "It was worked out from a formula in the helper.",
-            "It was measured in the run you are looking at.",
-            "It was measured earlier on another, named machine.",
+            (
+                "It was worked out from a formula in the helper package.",
+                "Such a number is marked 'predicted'.",
+            ),
+            (
+                "It was measured in the run that you are looking at.",
+                "Such a number is marked 'measured'.",
+            ),
+            (
+                "It was measured earlier, on another machine.",
+                "The machine is named, with the date and the script that wrote the number.",
+            ),
         ),
         2,
-        "Measured is this run, predicted is a formula, recorded is another machine with a date.",
     ),
     Question(
         "Why is 'The shop opens at nine.' Neutral?",
         (
-            "It is too short to be judged by a model.",
-            "It states a fact and gives no opinion.",
-            "Shops are never reviewed as good or bad.",
+            (
+                "A text this short cannot be judged by a model.",
+                "'Great soup!' is shorter, and Positive.",
+            ),
+            (
+                "It states a fact, and nobody's opinion of it.",
+                "Neutral means that the text takes no side.",
+            ),
+            (
+                "Shops are neither good nor bad.",
+                "People praise and condemn shops every day.",
+            ),
         ),
         1,
-        "Neutral means that the text takes no side.",
     ),
 ]

@@ -255,52 +255,92 @@ QUIZ = [
     Question(
         "You send a second question to the same chat. How does the server know the first one?",
         (
-            "It keeps the conversation under your key, for as long as the session lasts.",
-            "It does not: you send the whole conversation again.",
-            "The client sends the number of the first response.",
+            (
+                "It keeps the conversation under your key, for as long as the session lasts.",
+                "There is no session: every request stands alone.",
+            ),
+            (
+                "It does not: you send the whole conversation again.",
+                "So a long conversation costs more with every turn.",
+            ),
+            (
+                "The client sends the number of the first reply.",
+                "Another interface works that way. Chat Completions gets messages, all of them.",
+            ),
         ),
         1,
-        "Chat Completions remembers nothing, so a long conversation costs more with every turn.",
     ),
     Question(
         "finish_reason is 'length'. What happened?",
         (
-            "The reply was cut off at the limit you or the model set.",
-            "The model ended its reply by itself.",
-            "Your prompt was too long.",
+            (
+                "The reply was cut off at its limit.",
+                "You or the model set that limit; the last sentence may be half a sentence.",
+            ),
+            (
+                "The model ended its reply by itself.",
+                "Then finish_reason is 'stop'.",
+            ),
+            (
+                "Your prompt was too long for the model.",
+                "That is an error, 400: there is no reply at all.",
+            ),
         ),
         0,
-        "'stop' is the good one. A prompt that is too long is an error, 400.",
     ),
     Question(
         "Which error is worth a retry?",
         (
-            "401, the wrong key",
-            "404, no such model",
-            "429, too many requests",
-            "400, a bad request",
+            (
+                "401, the wrong key",
+                "The key is as wrong a second later.",
+            ),
+            (
+                "404, no model of that name",
+                "No waiting makes the model appear: change the name.",
+            ),
+            (
+                "429, too many requests",
+                "Waiting helps here, and against time-outs and the server's own errors (5xx).",
+            ),
         ),
         2,
-        "Waiting helps against 429, time-outs and server errors. The others stay wrong.",
     ),
     Question(
         "A reply holds no label. What should the program do?",
         (
-            "Take Neutral, the safe choice.",
-            "Mark it as unparsed, count it, and look at it.",
-            "Ask again until a label comes.",
+            (
+                "Take Neutral for it, the safe choice of the three.",
+                "Then your figures hold labels that nobody gave, and nobody can count them.",
+            ),
+            (
+                "Mark it as unparsed, count it, and look at it.",
+                "Only then can you see how often it happens, and why.",
+            ),
+            (
+                "Ask again until a label comes.",
+                "At temperature 0 the same question gets the same reply, at the same price.",
+            ),
         ),
         1,
-        "A guess hides the fault in your figures; at temperature 0 asking again changes nothing.",
     ),
     Question(
-        "Your API bill is the same per review on Monday and on Sunday. And a rented GPU's?",
+        "Your API bill is the same per review on a full day and on an empty one. "
+        "And a rented GPU's?",
         (
-            "The same as well.",
-            "Lower on Sunday, when the GPU has less to do.",
-            "Higher per review on a day with few reviews: you pay by the hour.",
+            (
+                "The same as well: a review is a review.",
+                "The GPU is paid by the hour, whether reviews come or not.",
+            ),
+            (
+                "Lower on the empty day: it has less to do.",
+                "It costs the same for the day, shared by fewer reviews.",
+            ),
+            (
+                "Higher on the empty day: you pay by the hour.",
+                "That is why break-even is a number of reviews per hour.",
+            ),
         ),
         2,
-        "That is why break-even is a number of reviews per hour.",
     ),
 ]

@@ -179,57 +179,109 @@ QUIZ = [
     Question(
         "What does one forward pass of a language model give for the last position?",
         (
-            "The most likely next token, as text, with the spaces around it as they are.",
-            "One score (logit) for every token of the vocabulary.",
-            "The label of the text, with its probability.",
+            (
+                "The most likely next token, as text, with the spaces around it as they are.",
+                "Choosing comes after the forward pass, and so does turning ids into text.",
+            ),
+            (
+                "One score (logit) for every token of the vocabulary.",
+                "Choosing from the scores, and appending the choice, is the decoding around it.",
+            ),
+            (
+                "The label of the text, with its probability.",
+                "The model knows no labels: to it they are tokens like all others.",
+            ),
         ),
         1,
-        "Choosing from the scores, and appending the choice, is the decoding around the model.",
     ),
     Question(
         "Why do you decode output[0, prompt_length:] and not output[0]?",
         (
-            "generate returns the prompt too, followed by the new tokens.",
-            "The first tokens of every reply are noise.",
-            "It is faster than decoding everything.",
+            (
+                "generate returns the prompt too, in front.",
+                "A parser that sees the prompt finds the labels your own instructions name.",
+            ),
+            (
+                "The first tokens of every reply are noise.",
+                "They are as good as the later ones: the reply often is the first token.",
+            ),
+            (
+                "Decoding fewer tokens is faster.",
+                "It is, by nothing you would notice. Look at what the first tokens say.",
+            ),
         ),
         0,
-        "A parser that sees the prompt finds the labels your own instructions name.",
     ),
     Question(
         "Temperature close to 0, what happens?",
         (
-            "All tokens become equally likely.",
-            "The model answers with fewer tokens.",
-            "The most likely token is drawn nearly always, as in greedy decoding.",
+            (
+                "All tokens become about equally likely to be drawn.",
+                "That is a very high temperature.",
+            ),
+            (
+                "The model answers with fewer tokens than before.",
+                "Temperature does not touch the length; a limit or the end token does.",
+            ),
+            (
+                "Nearly always the likeliest token is drawn.",
+                "Small temperatures pull the logits apart: it becomes greedy decoding.",
+            ),
         ),
         2,
-        "Small temperatures pull the logits apart, large ones push them together.",
     ),
     Question(
         "Why does a batch need left padding when you generate?",
         (
-            "The tokenizer of Llama reads from right to left.",
-            "New tokens are appended at the right, and must follow the text, not the padding.",
-            "Right padding takes more memory.",
+            (
+                "Because the tokenizer of Llama reads a text from right to left.",
+                "It reads from left to right, as you do.",
+            ),
+            (
+                "So that the new tokens follow the text and not the padding.",
+                "They are appended at the right; with right padding they continue the padding.",
+            ),
+            (
+                "Because right padding takes more memory.",
+                "Both take the same: the rows are equally long.",
+            ),
         ),
         1,
-        "With right padding the next token continues a row of padding.",
     ),
     Question(
         "7 billion parameters in fp16: how much memory for the weights alone?",
-        ("About 7 GB.", "About 13 to 14 GB.", "About 28 GB."),
-        1,
-        "fp16 takes two bytes for each parameter.",
+        (
+            (
+                "About 13 to 14 GB.",
+                "fp16 takes two bytes for each parameter.",
+            ),
+            (
+                "About 7 GB.",
+                "That is one byte for each: int8.",
+            ),
+            (
+                "About 28 GB.",
+                "That is four bytes for each: fp32.",
+            ),
+        ),
+        0,
     ),
     Question(
         "A reply says 'Neither positive nor negative, really.' What should the parser return?",
         (
-            "Positive: that word comes first.",
-            "Neutral: that is what is meant.",
-            "Unparsed: no single label is given.",
+            (
+                "Positive, the first label.",
+                "The sentence says the opposite of that word.",
+            ),
+            (
+                "Neutral, for that is what is meant.",
+                "Perhaps. But a parser that reads between the lines guesses, and hides it.",
+            ),
+            (
+                "Unparsed, since no single label is given.",
+                "A parser that says so lets you count such replies, and read them.",
+            ),
         ),
         2,
-        "A parser that guesses hides mistakes; one that says so lets you count them.",
     ),
 ]

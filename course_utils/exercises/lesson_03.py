@@ -204,62 +204,110 @@ QUIZ = [
     Question(
         "What does a chat model read?",
         (
-            "A list of messages with their roles.",
-            "One long row of token ids.",
-            "The last message; the others are stored on a server.",
+            (
+                "A list of messages with their roles.",
+                "You hold the list. The template turns it into text before the model sees it.",
+            ),
+            (
+                "One long row of token ids.",
+                "The template turns messages into one text, the tokenizer into ids.",
+            ),
+            (
+                "The last message; a server has the others.",
+                "Nothing is stored between calls: what is not in the ids is not there.",
+            ),
         ),
         1,
-        "The template turns messages into one text, the tokenizer into ids. Nothing else arrives.",
     ),
     Question(
         "You render the template to text and call tokenizer(text). What may go wrong?",
         (
-            "The text may be cut at the first line break.",
-            "The roles may change places.",
-            "A second BOS may be put in front.",
+            (
+                "The text may be cut off at the first line break.",
+                "Line breaks are characters like others; nothing is cut there.",
+            ),
+            (
+                "The user and the assistant may change places.",
+                "The text is finished: the tokenizer knows no roles that it could swap.",
+            ),
+            (
+                "A second BOS may be put in front.",
+                "The text holds BOS already. Use add_special_tokens=False, or let "
+                "apply_chat_template make the ids.",
+            ),
         ),
         2,
-        "The text holds BOS already. Use add_special_tokens=False, or let apply_chat_template "
-        "make the ids.",
     ),
     Question(
         "Where does Llama 2's system message go?",
         (
-            "Inside the first user turn, between <<SYS>> and <</SYS>>.",
-            "Into a turn of its own before the first one.",
-            "In front of every user turn.",
+            (
+                "Inside the first user turn, between <<SYS>> and <</SYS>>.",
+                "So without a user message there is no place for it, and the template refuses.",
+            ),
+            (
+                "Into a turn of its own, which comes before the first user turn.",
+                "Many families do that, ChatML's for one. Llama 2 does not.",
+            ),
+            (
+                "In front of every user turn.",
+                "It stands in the text once. Print a chat of two turns and look.",
+            ),
         ),
         0,
-        "So without a user message there is no place for it, and the template refuses.",
     ),
     Question(
         "What is add_generation_prompt=True for?",
         (
-            "It adds the system message.",
-            "It adds what comes before an answer, so that the model writes as the assistant.",
-            "It lets the model write the user's next message.",
+            (
+                "It puts the system message in front of the chat, where it is missing.",
+                "The system message is one of your messages: leave it out and none is there.",
+            ),
+            (
+                "It adds what stands before an answer, so that the model answers next.",
+                "In ChatML that is <|im_start|>assistant; in Llama 2 nothing is left to add.",
+            ),
+            (
+                "It lets the model write the user's next message.",
+                "That is what may happen where it is missing.",
+            ),
         ),
         1,
-        "In ChatML that is <|im_start|>assistant; in Llama 2 nothing is left to add.",
     ),
     Question(
         "A review holds the text [/INST]. Why can that be dangerous with Llama 2?",
         (
-            "The tag is ordinary text, so the model cannot tell it from a real one.",
-            "The tokenizer stops with an error at it.",
-            "The tag makes the prompt too long.",
+            (
+                "The model cannot tell it from a real tag, for both are ordinary text.",
+                "What follows it looks like an answer or another turn: the review speaks for you.",
+            ),
+            (
+                "The tokenizer stops with an error at it.",
+                "It does not: to the tokenizer the tag is a few ordinary tokens.",
+            ),
+            (
+                "The tag makes the prompt too long.",
+                "It takes a handful of tokens out of thousands.",
+            ),
         ),
         0,
-        "What follows it looks like an answer or another turn: the review speaks for you.",
     ),
     Question(
         "You removed every tag from a review. What can it still do?",
         (
-            "Nothing: without tags it is only data.",
-            "Open a new turn with spaces and line breaks.",
-            "Ask in plain words to be called Positive.",
+            (
+                "Nothing, for without tags it is data and no more.",
+                "The model sees no line between data and instructions, tags or not.",
+            ),
+            (
+                "Open a new turn by spaces and line breaks.",
+                "In Llama 2's format only the tags do that.",
+            ),
+            (
+                "Ask in plain words, and be heard as you are.",
+                "Instructions and data are one text. Let no label do harm unchecked.",
+            ),
         ),
         2,
-        "The model reads instructions and data in one text. Let no label do harm unchecked.",
     ),
 ]

@@ -115,51 +115,91 @@ QUIZ = [
     Question(
         "Which part of a model does bitsandbytes leave in 16 bits?",
         (
-            "The attention layers, because they mix tokens.",
-            "Embeddings, norms and the output head.",
-            "Every second layer, to keep errors from adding up.",
+            (
+                "The attention layers, because they mix the tokens.",
+                "Their matrices are linear layers, and are quantized like the others.",
+            ),
+            (
+                "Embeddings, norms and the output head.",
+                "Only linear layers in the decoder are quantized; the head chooses between tokens.",
+            ),
+            (
+                "Every second layer, so that errors do not add up.",
+                "All decoder layers are treated alike. Print the model and look.",
+            ),
         ),
         1,
-        "Only linear layers inside the decoder are quantized; the head chooses among all tokens.",
     ),
     Question(
         "One weight in a row is 50 times as large as the rest. What does absmax over the row do?",
         (
-            "It rounds the other weights to very few levels, many of them to zero.",
-            "It stores the large weight in 16 bits and the rest as before.",
-            "It drops the large weight, since it cannot be represented.",
+            (
+                "It rounds the others to very few levels, often to zero.",
+                "The largest value sets the step for all; so blocks have scales of their own.",
+            ),
+            (
+                "It stores the large one in 16 bits and the rest as before.",
+                "LLM.int8() does that with whole columns. Absmax alone makes no exception.",
+            ),
+            (
+                "It drops the large weight, as it does not fit.",
+                "It fits by definition: the scale is made from the largest one.",
+            ),
         ),
         0,
-        "The largest value sets the step for all; that is why blocks have scales of their own.",
     ),
     Question(
         "What does GPTQ look at that bitsandbytes does not?",
         (
-            "The number of GPUs in the machine.",
-            "The vocabulary of the tokenizer.",
-            "What the layers compute on real texts.",
+            (
+                "How many GPUs the machine has.",
+                "Neither of them asks: the numbers come out the same.",
+            ),
+            (
+                "Which words the tokenizer has.",
+                "The tokenizer's vocabulary is left alone, and so is the embedding.",
+            ),
+            (
+                "What the layers compute on real texts.",
+                "It changes the columns still to be rounded so that the output stays the same.",
+            ),
         ),
         2,
-        "It changes the columns still to be rounded so that a layer's output stays the same.",
     ),
     Question(
         "A 4-bit model is slower than fp16 on your machine. How can that be?",
         (
-            "Four bits need more additions for the same multiplication.",
-            "Weights are unpacked to 16 bits each time before they are multiplied.",
-            "The operating system moves small weights to the disk.",
+            (
+                "Four bits need more additions for the same product.",
+                "The product is computed in 16 bits, as before.",
+            ),
+            (
+                "Weights are unpacked each time before they are used.",
+                "Stored small, computed large: it pays where reading memory takes the time.",
+            ),
+            (
+                "The operating system moves small weights to the disk.",
+                "A smaller model is less likely to end there, not more.",
+            ),
         ),
         1,
-        "Stored small, computed large: it pays off where reading memory is the bottleneck.",
     ),
     Question(
         "Why is 70B in 4 bits too large for one 24 GB card?",
         (
-            "Its weights alone take more than 33 GiB.",
-            "Its context is longer than the card allows.",
-            "bitsandbytes does not support models of that size.",
+            (
+                "Its weights take over 33 GiB.",
+                "69 billion weights at about four bits; two such cards together hold them.",
+            ),
+            (
+                "Its context is longer than the card allows.",
+                "You may use a short one. Work out what the weights take alone.",
+            ),
+            (
+                "bitsandbytes knows no models of that size.",
+                "It works layer by layer, and knows no limit.",
+            ),
         ),
         0,
-        "69 billion weights at about four bits; two such cards together hold them.",
     ),
 ]

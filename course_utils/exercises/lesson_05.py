@@ -135,61 +135,109 @@ QUIZ = [
     Question(
         "Why does LoRA start with B = 0?",
         (
-            "So that the first training steps are faster and the loss falls sooner than it would.",
-            "So that the model at the start is exactly the base.",
-            "So that B needs no gradient and no memory.",
+            (
+                "So that the first steps are faster and the loss falls sooner.",
+                "A step takes as long with any numbers, and the loss starts at the base's own.",
+            ),
+            (
+                "So that the model at the start is exactly the base.",
+                "B times A is then zero: training starts from what the base can do.",
+            ),
+            (
+                "So that B needs no gradient and no memory.",
+                "B is trained like A: it has gradients, and takes memory.",
+            ),
         ),
         1,
-        "B times A is then zero: training starts from what the base can do.",
     ),
     Question(
         "What takes the most memory when you fully fine-tune with AdamW?",
         (
-            "The weights themselves.",
-            "The gradients.",
-            "The optimizer's two averages.",
+            (
+                "The weights, which are all there at once.",
+                "They take one number for each parameter. Something else takes two.",
+            ),
+            (
+                "The gradients of all the layers.",
+                "They take as much as the weights, and are not the largest part.",
+            ),
+            (
+                "The optimizer's two averages.",
+                "Two fp32 numbers for each parameter: as much as weights and gradients together.",
+            ),
         ),
         2,
-        "Two fp32 numbers for each parameter: as much as weights and gradients together.",
     ),
     Question(
         "The loss counts only the answer. What would counting the prompt do?",
         (
-            "Train the model to write notes like yours, too.",
-            "Make training several times slower.",
-            "Stop the training with an error.",
+            (
+                "Train the model to write notes like yours, too.",
+                "Most of its effort would go into notes that users bring anyway.",
+            ),
+            (
+                "Make every step of the training several times slower.",
+                "A step costs the same: the model reads the prompt in both cases.",
+            ),
+            (
+                "Stop the training with an error.",
+                "It would run, and the loss would even look fine.",
+            ),
         ),
         0,
-        "It would spend most of its effort on predicting notes that users will bring anyway.",
     ),
     Question(
         "After tuning, accuracy on ordinary reviews drops by 20 points. What helps first?",
         (
-            "Train longer on the new domain.",
-            "Mix ordinary reviews into the training data.",
-            "Raise the learning rate.",
+            (
+                "Train longer on the new domain.",
+                "Longer on the same data takes it further away from the old.",
+            ),
+            (
+                "Mix ordinary reviews into the training data.",
+                "What is not in the training data is not protected; a few old examples are.",
+            ),
+            (
+                "Raise the learning rate.",
+                "Larger steps away from the base forget more.",
+            ),
         ),
         1,
-        "What is not in the training data is not protected; a few old examples are.",
     ),
     Question(
         "What does QLoRA keep in 4 bits?",
         (
-            "The frozen base weights.",
-            "The adapter's A and B.",
-            "The gradients.",
+            (
+                "The frozen base weights.",
+                "Everything that is trained stays in higher precision.",
+            ),
+            (
+                "The adapter's two matrices, A and B.",
+                "They are trained, and small steps would be lost in 4 bits.",
+            ),
+            (
+                "The gradients of the adapter.",
+                "They are small numbers that must not be rounded away.",
+            ),
         ),
         0,
-        "Everything that is trained stays in higher precision; only what is frozen is quantized.",
     ),
     Question(
         "A tuned small model beats a large general one on your test set. What do you know?",
         (
-            "That it is better on every text.",
-            "That small models are always enough.",
-            "That it is better on texts like those of the test.",
+            (
+                "That it is better on every text there is.",
+                "You tried one kind of text. Lesson 02's reviews are another.",
+            ),
+            (
+                "That small models are always enough.",
+                "One task is one task; the next may need more.",
+            ),
+            (
+                "That it is better on texts like those of the test.",
+                "A test speaks for the domain it was drawn from; measure what you will meet.",
+            ),
         ),
         2,
-        "A test speaks for the domain it was drawn from; measure what you will meet.",
     ),
 ]
