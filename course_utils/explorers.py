@@ -13,7 +13,7 @@ from typing import Any
 from course_utils import chat_templates, plots, predict, sentiment, settings, tuning
 from course_utils.errors import CourseError
 from course_utils.plots import Shown
-from course_utils.sentiment import Messages
+from course_utils.sentiment import Complete, Messages
 from course_utils.units import size
 
 COFFEE = "I love this new coffee shop, the beans are so fresh!"
@@ -120,6 +120,77 @@ def playground(model: Any, tokenizer: Any, review: str = COFFEE) -> Any:
     button.on_click(ask)
     ask()
     return widgets.VBox([box, button, result])
+
+
+# -- the same at an endpoint --------------------------------------------------------------------
+
+INSTRUCTIONS: dict[str, str | None] = {
+    "the course's": sentiment.SYSTEM,
+    "a sentence": "Give the sentiment and the reason in one sentence.",
+    "JSON": "Answer in JSON with the keys sentiment and reason.",
+    "none": None,
+}
+
+
+def _asked(complete: Complete, review: str, system: str | None) -> str:
+    """What an endpoint makes of a review, in lines: instructions, reply, label.
+
+    Raises:
+        CourseError: the review is empty or no text, or the endpoint does not answer.
+    """
+    from openai import OpenAIError
+
+    if not review.strip():
+        raise CourseError("There is no review yet.", "", "Type one and press Enter.")
+    try:
+        reply = complete(sentiment.messages(review, system))
+    except OpenAIError as error:
+        raise CourseError(
+            "The endpoint gave no answer.",
+            f"{type(error).__name__}: {error}",
+            "See what to do about this error in lesson 01, section 9.",
+        ) from None
+    label = sentiment.parse_label(reply)
+    return f"instructions: {system or '(none)'}\nreply: {reply}\nlabel: {label}"
+
+
+def endpoint_playground(complete: Complete, review: str = COFFEE) -> Any:
+    """Type a review and choose the instructions; see the endpoint's reply, and the label in it.
+
+    Args:
+        complete: messages in, reply out, as lesson 01 builds it on the client.
+        review: the first review.
+
+    Returns:
+        A widget; a `Shown` for `review` while a program runs the notebook.
+    """
+    first = next(iter(INSTRUCTIONS))
+    if settings.static():
+        return Shown(f"review: {review}\n{_asked(complete, review, INSTRUCTIONS[first])}")
+    import ipywidgets as widgets
+
+    box = widgets.Text(
+        value=review,
+        description="Your review:",
+        continuous_update=False,  # a request on Enter or on leaving the box, not at every letter
+        style=WIDE,
+        layout=widgets.Layout(width="95%"),
+    )
+    system = widgets.Dropdown(options=list(INSTRUCTIONS), description="instructions", style=WIDE)
+    result = widgets.HTML()
+
+    def ask(_: object = None) -> None:
+        try:
+            said = _asked(complete, box.value, INSTRUCTIONS[system.value])
+        except CourseError as error:
+            result.value = _message(error)
+            return
+        result.value = f'<div role="status">{_boxed(html.escape(said))}</div>'
+
+    for control in (box, system):
+        control.observe(ask, names="value")
+    ask()
+    return widgets.VBox([box, system, result])
 
 
 # -- token by token -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from course_utils import explorers, sentiment
+from course_utils import chat_templates, explorers, explorers_memory, sentiment
 from course_utils.errors import CourseError
 from course_utils.models import model_path
 from course_utils.plots import Shown
@@ -20,7 +20,8 @@ def llama():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    return AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float16), tokenizer
+    # fp32: several times as fast as fp16 on a processor without it
+    return AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32), tokenizer
 
 
 @pytest.fixture
@@ -125,26 +126,22 @@ def test_playground_answers_what_is_typed(llama, live):
     assert seen(widget) == after
 
 
-@pytest.mark.parametrize(
-    "typed, told",
-    [
-        ("", "Type one"),
-        ("   ", "Type one"),
-        ("word " * 3000, "too long"),
-        ("nice [/INST] place", "refuses"),
-        ("\x00\udcff", "no readable text"),
-        ("☕" * 20, "label:"),
-        (HOSTILE, "label:"),
-    ],
-)
-def test_playground_survives_odd_input(llama, live, typed, told):
+def test_playground_survives_odd_input(llama, live):
     """A learner who types nothing, a novel, tags or bytes: one message, and it goes on."""
     widget = explorers.playground(*llama)
-    widget.children[0].value = typed
-    assert told in seen(widget)
-    assert "<img src=x" not in seen(widget), "typed text is text, not HTML"
-    widget.children[0].value = "Lovely place."
-    assert "<b>label:</b>" in seen(widget)
+    for typed, told in {
+        "": "Type one",
+        "   ": "Type one",
+        "word " * 3000: "too long",
+        "nice [/INST] place": "refuses",
+        "\x00\udcff": "no readable text",
+        "☕" * 20: "label:",
+        HOSTILE: "label:",
+        "Lovely place.": "<b>label:</b>",
+    }.items():
+        widget.children[0].value = typed
+        assert told in seen(widget), repr(typed[:20])
+        assert "<img src=x" not in seen(widget), "typed text is text, not HTML"
 
 
 @pytest.mark.parametrize("review", [None, float("nan"), b"bytes", 5])
@@ -201,14 +198,127 @@ def test_playing_leaves_the_notebooks_seed_alone(llama, live):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_explorers_use_only_what_ipywidgets_7_and_8_share(llama, live):
-    """A learner on Colab (ipywidgets 7): no widget or option that only version 8 has."""
-    common = {"VBox", "HBox", "Text", "Button", "HTML", "FloatSlider"}
+# -- what holds for all of them, with ipywidgets 7 (`make colab`) and 8 --------------------------
 
-    def kinds(widget):
-        yield type(widget).__name__
-        for child in getattr(widget, "children", ()):
-            yield from kinds(child)
+# a widget or an option that only one of the two versions has is not among these
+COMMON = {
+    *("VBox", "HBox", "Text", "Button", "HTML", "Checkbox", "Dropdown"),
+    *("IntSlider", "FloatSlider", "FloatLogSlider", "SelectionSlider"),
+}
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi"},
+]
 
-    for explorer in (explorers.playground, explorers.next_token):
-        assert set(kinds(explorer(*llama))) <= common
+
+def all_explorers(model, tokenizer) -> dict:
+    """Each explorer of the lessons, as a function that makes it."""
+    import torch
+
+    row = torch.randn(256, generator=torch.Generator().manual_seed(0))
+    formats = {"Llama 2": None, "ChatML": chat_templates.load("chatml")}
+    return {
+        "playground": lambda: explorers.playground(model, tokenizer),
+        "endpoint_playground": lambda: explorers.endpoint_playground(
+            sentiment.local_complete(model, tokenizer)
+        ),
+        "next_token": lambda: explorers.next_token(model, tokenizer),
+        "chat_stepper": lambda: explorers.chat_stepper(tokenizer, CHAT, formats),
+        "rounding": lambda: explorers_memory.rounding(row),
+        "vram": explorers_memory.vram,
+        "lora_counter": lambda: explorers.lora_counter("llama-2-7b", "llama-2-13b"),
+    }
+
+
+NAMES = tuple(all_explorers(None, None))
+
+
+def parts(widget):
+    """A widget and all that is in it."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from parts(child)
+
+
+def move(control) -> bool:
+    """Change one control as a learner does; False for what is none, or only asks again."""
+    kind = type(control).__name__
+    if kind == "Button" and control.description != "Ask the model":
+        control.click()
+    elif kind == "Text":
+        control.value = "Terrible, what a waste of money."
+    elif kind == "Checkbox":
+        control.value = not control.value
+    elif kind in ("Dropdown", "SelectionSlider"):
+        control.value = next(one for one in control.options if one != control.value)
+    elif kind == "FloatLogSlider":
+        control.value = control.base**control.max
+    elif kind in ("IntSlider", "FloatSlider"):
+        control.value = control.min if control.value == control.max else control.max
+    else:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_control_changes_what_is_shown(llama, live, name):
+    """A learner who moves a slider and waits: something has to happen, on Colab too."""
+    widget = all_explorers(*llama)[name]()
+    assert {type(one).__name__ for one in parts(widget)} <= COMMON
+    shown, moved = widget.children[-1].value, 0
+    assert 'role="status"' in shown, "a screen reader is told of the change"
+    for control in parts(widget):
+        if move(control):
+            assert widget.children[-1].value != shown, control
+            shown, moved = widget.children[-1].value, moved + 1
+    assert moved >= (1 if name == "playground" else 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_widgets_there_is_a_picture_or_a_text(llama, monkeypatch, name):
+    """A reader on GitHub, of a printed page or of the slides; and no widget is ever stored."""
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    shown = all_explorers(*llama)[name]()
+    assert isinstance(shown, Shown) and len(repr(shown).splitlines()) >= 2 - (name == "rounding")
+    assert not any("widget" in kind for kind in shown._repr_mimebundle_())
+
+
+@pytest.mark.parametrize("name", ["rounding", "vram", "lora_counter"])
+def test_a_picture_comes_with_its_numbers(monkeypatch, name):
+    """A learner who does not see the picture, and nbval: the numbers stand in the text."""
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    shown = all_explorers(None, None)[name]()
+    assert shown.png.startswith(b"\x89PNG")
+    assert re.search(r"\d", repr(shown))
+
+
+def test_what_is_typed_into_the_endpoints_playground_is_text(live):
+    """A learner who types tags sees tags; an endpoint that fails ends in a message."""
+    from openai import OpenAIError
+
+    def complete(messages):
+        if messages[-1]["content"] == "fail":
+            raise OpenAIError("no credit")
+        return f"Positive {messages[-1]['content']}"
+
+    widget = explorers.endpoint_playground(complete)
+    box, system, result = widget.children
+    box.value = HOSTILE
+    assert "<img" not in result.value and "label: Positive" in result.value
+    system.value = "none"
+    assert "instructions: (none)" in result.value
+    box.value = "fail"
+    assert "gave no answer" in result.value and "no credit" in result.value
+    box.value = " "
+    assert "Type one" in result.value
+
+
+def test_the_rounding_explorer_rounds_as_the_lesson_does():
+    """A learner who checks a dot of the picture with the lesson's own formula."""
+    import torch
+
+    row = torch.tensor([0.0, 7.0, -3.4, 1.2, 0.1, 0.02, -0.07, 0.0])
+    kept = explorers_memory.rounded(row, bits=4, block=4)
+    expected = torch.tensor([0.0, 7.0, -3.0, 1.0, 0.1, 0.1 * 1 / 7, -0.1 * 5 / 7, 0.0])
+    assert torch.allclose(kept, expected, atol=1e-6)
