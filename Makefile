@@ -5,7 +5,9 @@
 # make autogptq   make AutoGPTQ's own environment, for lesson 04
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
 # make validate   execute and compare all notebooks, report in build/validation
-# make newest     the same with the newest release of every dependency (CPU builds of torch stay)
+# make matrix     the same under other threads, processors, locale, folder (ARGS="--times 10")
+# make newest     the same with the newest release of every dependency (a CPU build of torch stays;
+#                 with an index that has CPU builds, TORCH=torch takes the newest of them)
 # make colab      the same on a look-alike of Google Colab, with its versions
 # make browser    drive JupyterLab in headless Chromium, screenshots in build/browser
 # make slides     the lessons as slides, in build/slides
@@ -15,7 +17,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: lab test test-slow gptq autogptq notebooks validate newest colab browser slides site model clean
+.PHONY: lab test test-slow gptq autogptq notebooks validate matrix newest colab browser slides site model clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This course needs Python 3.11 or newer; yours is %d.%d. Try: make lab PYTHON=python3.12" % sys.version_info[:2])'
@@ -56,10 +58,14 @@ notebooks: .venv/test.done
 validate: .venv/test.done
 	$(BIN)/python -m course_utils validate --report build/validation
 
+TORCH ?= $$($(BIN)/python -c 'import importlib.metadata as m; v = m.version("torch"); print("torch" + ("==" + v) * v.endswith("+cpu"))')
+
+matrix: .venv/test.done
+	$(BIN)/python tests/matrix.py $(ARGS)
+
 newest: .venv/test.done
 	$(BIN)/python -m venv --clear .venv-newest
-	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e ".[lab,test]" \
-	  `$(BIN)/python -c 'import importlib.metadata as m; v = m.version("torch"); print("torch" + ("==" + v) * v.endswith("+cpu"))'`
+	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e ".[lab,test]" "$(TORCH)"
 	.venv-newest/bin/python -m course_utils validate --report build/newest
 
 colab: .venv/test.done

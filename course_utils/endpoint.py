@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import queue
+import re
 import secrets
 import subprocess
 import sys
@@ -33,8 +34,37 @@ OPENAI_MODEL = "gpt-4.1-mini"
 START_SECONDS = 180
 STEPS = (gateway.LISTENING, gateway.LOADING, gateway.READY)
 ROUTINE = ("INFO:", *(gateway.SAYS + step for step in STEPS))
+# what other libraries say while they are imported: warnings of PyTorch's logger, missing kernels
+CHATTER = re.compile(r"[IW]\d{4} \d\d:|Failed to load .*torchao|.*Loading weights")
 AGAIN = "Run the cell with endpoint.start() again, then the cell that makes the client."
 BACK_TO_POCKET = "unset OPENAI_API_KEY and OPENAI_BASE_URL to go on with Pocket Llama"
+# What a refusal means by its HTTP status: what happened; what to do at the learner's own endpoint;
+# what to do where the server was started here.
+REFUSALS: dict[int | None, tuple[str, str, str]] = {
+    400: (
+        "{model} refuses the request",
+        "Change what the reason names, and run the cell again",
+        "Change what the reason names, and run the cell again",
+    ),
+    401: (
+        "{where} refuses the key",
+        "Set OPENAI_API_KEY to a valid key",
+        "Make the client with api_key=server.key",
+    ),
+    403: ("{where} does not allow this", "Ask for access to the model", "Use model=server.model"),
+    404: (
+        "{where} knows no model {model!r}",
+        "Set COURSE_API_MODEL to a model it offers",
+        "Use model=server.model",
+    ),
+    413: ("The request is too large", "Send less text at once", "Send less text at once"),
+    429: (
+        "{where} takes no more requests now",
+        "Check your credit there, or wait a minute",
+        "Wait a few seconds and run the cell again",
+    ),
+    None: ("{model} does not answer", "Wait a minute and run the cell again", AGAIN[:-1]),
+}
 
 
 @dataclass(eq=False)
@@ -65,8 +95,11 @@ class Server:
         if self._stopped:
             return CourseError("The local server is stopped.", "server.stop() ended it.", AGAIN)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(within)
-            return CourseError("The local server has ended.", last_words(self._log), AGAIN)
+            code = self._process.wait(within)
+            why = last_words(self._log) or (
+                f"It stopped with exit code {code}: something ended it, perhaps for want of memory."
+            )
+            return CourseError("The local server has ended.", why, AGAIN)
         return None
 
     def stop(self) -> None:
@@ -97,6 +130,7 @@ class Server:
 
 
 _started: list[Server] = []
+_explained: list[Server] = []
 
 
 def last_words(log: "deque[str]") -> str:
@@ -120,6 +154,7 @@ def start(port: int = 0) -> Server:
     own = learners_own()
     if own:
         probe(own)
+        _explain_errors(own)
         return own
     for server in _started:
         if server.local and not server.ended():
@@ -203,7 +238,7 @@ def _launch(told: dict[str, Any], model: str, said_by: str) -> Server:
         server.stop()
         raise
     _no_proxy_to_loopback()
-    _explain_a_dead_server()
+    _explain_errors(server)
     return server
 
 
@@ -213,7 +248,7 @@ def _read(server: Server, said: "queue.Queue[str]") -> None:
     for line in server._process.stdout:
         if line.startswith(gateway.SAYS):
             said.put(line.removeprefix(gateway.SAYS).strip())
-        if not line.startswith(ROUTINE) and "Loading weights" not in line:
+        if not line.startswith(ROUTINE) and not CHATTER.match(line):
             server._log.append(line.rstrip())
     said.put("")
 
@@ -258,24 +293,32 @@ def _no_proxy_to_loopback() -> None:
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
 
 
-def _explain_a_dead_server() -> None:
-    """In a notebook, show one clear message where a call fails because the local server is gone."""
+def _explain_errors(server: Server) -> None:
+    """In a notebook, show one clear message where a call to one of the lesson's servers fails.
+
+    Only what nobody caught comes here: a cell that catches an error gets the error itself.
+    """
     import openai
 
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None  # type: ignore[attr-defined]
+    if server not in _explained:
+        _explained.append(server)
     if shell is None:
         return
 
     def explain(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = None) -> None:
-        for server in _started:
-            if str(error.request.url).startswith(server.base_url):
+        address = str(error.request.url)
+        for known in reversed(_explained):
+            if address.startswith(known.base_url):
+                broken = isinstance(error, openai.APIConnectionError | openai.InternalServerError)
                 # the gateway notices only after a moment that its model server is gone
-                error = server.ended(within=0.5) or error
+                ended = known.ended(within=0.5) if broken else None
+                error = ended or explained(known, error)
                 break
         shell.showtraceback((type(error), error, trace), tb_offset=tb_offset)
 
-    shell.set_custom_exc((openai.APIConnectionError, openai.InternalServerError), explain)
+    shell.set_custom_exc((openai.APIError,), explain)
 
 
 atexit.register(stop)
@@ -326,30 +369,47 @@ def asked(server: Server, ask: Any) -> Any:
     import openai
 
     client = openai.OpenAI(base_url=server.base_url, api_key=server.key, timeout=30, max_retries=0)
-    where, model = server.base_url, server.model
     try:
         return ask(client)
-    except openai.APIConnectionError as error:
-        what = f"{where} cannot be reached."
-        why = f"{type(error).__name__}: no network, a wrong OPENAI_BASE_URL, or no server there."
-        step = f"Check both, or {BACK_TO_POCKET}."
-    except openai.AuthenticationError:
-        what, why = f"{where} refuses the key (401).", "It is wrong, deleted or of another service."
-        step = f"Set OPENAI_API_KEY to a valid key, or {BACK_TO_POCKET}."
-    except openai.PermissionDeniedError as error:
-        what, why = f"{where} does not allow this (403).", first_line(error)
-        step = f"Ask for access to {model}, or {BACK_TO_POCKET}."
-    except openai.NotFoundError as error:
-        what, why = f"{where} knows no model {model!r} (404).", first_line(error)
-        step = f"Set COURSE_API_MODEL to a model it offers, or {BACK_TO_POCKET}."
-    except openai.RateLimitError as error:
-        what, why = f"{where} takes no more requests now (429).", first_line(error)
-        step = f"Check your credit there, or wait a minute, or {BACK_TO_POCKET}."
-    except openai.APIStatusError as error:
-        what, why = f"{model} does not answer (HTTP {error.status_code}).", first_line(error)
-        step = "This lesson needs a chat model that takes `temperature`: set COURSE_API_MODEL "
-        step += f"(for example {OPENAI_MODEL}), or {BACK_TO_POCKET}."
-    raise CourseError(what, why, step)
+    except openai.APIError as error:
+        raise explained(server, error) from None
+
+
+def explained(server: Server, error: Any) -> CourseError:
+    """What an `openai.APIError` means for the learner, with the next step."""
+    import openai
+
+    if isinstance(error, openai.APIConnectionError):
+        return _no_answer(server, error)
+    status, said = getattr(error, "status_code", None), first_line(error)
+    what, step, step_here = REFUSALS.get(status, REFUSALS[None])
+    if status == 401:
+        said = "It is wrong, deleted or of another service."  # theirs repeats part of the key
+    elif status == 400 and "temperature" in said:
+        step = f"Set COURSE_API_MODEL to a chat model that takes it, like {OPENAI_MODEL}"
+    code = f" ({status})" if status else ""
+    back = "." if server.local else f", or {BACK_TO_POCKET}."
+    return CourseError(
+        what.format(where=server.base_url, model=server.model) + code + ".",
+        said,
+        (step_here if server.local else step) + back,
+    )
+
+
+def _no_answer(server: Server, error: Any) -> CourseError:
+    """No HTTP answer at all: out of time, or nobody there."""
+    import openai
+
+    kind, where = type(error).__name__, server.base_url
+    what, why = f"{where} cannot be reached.", f"{kind}: no network, or no server at this address."
+    if isinstance(error, openai.APITimeoutError):
+        what, why = f"{where} did not answer in time.", f"{kind}: {first_line(error)}"
+    elif not where.startswith(("http://", "https://")):
+        why = "That is no address: one begins with http:// or https://."
+    if server.local:
+        return CourseError(what, why, AGAIN)
+    step = f"Check the network and OPENAI_BASE_URL, or {BACK_TO_POCKET}."
+    return CourseError(what, why, step)
 
 
 def first_line(error: Exception) -> str:

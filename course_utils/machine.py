@@ -59,9 +59,9 @@ def disk_free_bytes(folder: Path | None = None) -> int:
     return shutil.disk_usage(place).free
 
 
-def may_have_gpu() -> bool:
-    """Whether it is worth importing PyTorch (seconds) to ask for GPUs: a driver is there."""
-    if "torch" in sys.modules or shutil.which("nvidia-smi"):
+def has_gpu_driver() -> bool:
+    """Whether the driver of a GPU is installed here, whatever PyTorch makes of it."""
+    if shutil.which("nvidia-smi"):
         return True
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
@@ -71,7 +71,8 @@ def may_have_gpu() -> bool:
 
 def gpus() -> list[Gpu]:
     """The accelerators PyTorch can use; empty where there are none or PyTorch is missing."""
-    if not may_have_gpu():
+    # importing PyTorch takes seconds: not worth it where there is no driver
+    if "torch" not in sys.modules and not has_gpu_driver():
         return []
     try:
         import torch

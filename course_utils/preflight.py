@@ -111,7 +111,7 @@ def _machine() -> Json:
             }
             for gpu in machine.gpus()
         ],
-        "gpu_driver": machine.may_have_gpu() and sys.platform != "darwin",
+        "gpu_driver": machine.has_gpu_driver() and sys.platform != "darwin",
     }
 
 

@@ -175,6 +175,11 @@ print(client.chat.completions.create(
         assert client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] == message
         assert run(call) == first
 
+        told = run(call.replace("'Great", "'long ' * 3000 + 'Great"))
+        assert "pocket_llama refuses the request (400)." in told
+        assert "maximum context length" in told and "Next: " in told
+        assert "Traceback" not in told
+
         gate.children()[0].kill()
         told = run(call)
         assert "The local server has ended." in told
@@ -238,10 +243,14 @@ def test_an_address_without_a_server_is_found_out_at_once(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "says"),
     [
-        (403, "does not allow this"),
-        (429, "takes no more requests"),
-        (400, "needs a chat model that takes `temperature`"),
-        (500, "does not answer (HTTP 500)"),
+        (400, "refuses the request (400)"),
+        (400, "Set COURSE_API_MODEL to a chat model that takes it"),
+        (401, "refuses the key (401)"),
+        (403, "does not allow this (403)"),
+        (404, "knows no model 'm' (404)"),
+        (413, "too large (413)"),
+        (429, "takes no more requests now (429)"),
+        (500, "does not answer (500)"),
     ],
 )
 def test_every_refusal_has_a_next_step(status, says):
@@ -252,12 +261,13 @@ def test_every_refusal_has_a_next_step(status, says):
     kind = kinds.get(status, openai.APIStatusError)
 
     def refuse(client):
-        raise kind("no", response=response, body=None)
+        raise kind("no `temperature`, sk-secret", response=response, body=None)
 
     with pytest.raises(CourseError) as caught:
         endpoint.asked(endpoint.Server("http://127.0.0.1/v1", "k", "m", "test"), refuse)
     assert says in str(caught.value)
     assert caught.value.next_step
+    assert status != 401 or "secret" not in str(caught.value)
 
 
 # -- last: this one ends the server of this file ---------------------------------------------------
