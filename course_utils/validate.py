@@ -27,6 +27,11 @@ from course_utils.errors import CourseError
 Json = dict[str, Any]
 AT_ONCE = 2
 SLOWER = 2.0  # a notebook may take this many times its card: two run at once, machines differ
+KINDS = {
+    "changed": "shows something else",
+    "stopped": "stops with an error",
+    "lost": "gave no answer: its kernel ended, or took too long",
+}
 SHOWN = (
     *("torch", "transformers", "tokenizers", "huggingface_hub", "accelerate", "bitsandbytes"),
     *("peft", "trl", "datasets", "openai", "numpy", "ipykernel", "ipython", "ipywidgets"),
@@ -208,21 +213,23 @@ def run(
 
         def one(path: Path) -> Json:
             result = verdict(path, problems(path), executed(path, full, kernel, bar.update), slower)
-            bar.write(line(result))
+            bar.write(lines(result))
             return result
 
         done = dict(zip(longest_first, pool.map(one, longest_first), strict=True))
     return [done[path] for path in paths]
 
 
-def line(result: Json) -> str:
-    """A verdict in one line."""
+def lines(result: Json) -> str:
+    """A verdict in one line, and one more for each problem and each changed cell."""
     said = "passed" if result["passed"] else "FAILED"
     counts = f"{len(result['changed'])} changed cells, {len(result['problems'])} problems, "
-    return (
+    head = (
         f"{said}  {result['notebook']}: {'' if result['passed'] else counts}"
         f"{60 * result['minutes']:.0f} s, {result['peak_gib']:.2f} GiB"
     )
+    cells = [f"cell {one['cell']} {KINDS[one['kind']]}" for one in result["changed"]]
+    return "\n        ".join([head, *result["problems"], *cells])
 
 
 def versions() -> Json:

@@ -9,13 +9,10 @@ from difflib import HtmlDiff
 from pathlib import Path
 from typing import Any
 
+from course_utils.validate import KINDS
+
 Json = dict[str, Any]
 LINES, WIDTH = 200, 60  # of an output: more is not read, and takes long to compare
-KINDS = {
-    "changed": "shows something else",
-    "stopped": "stops with an error",
-    "lost": "gave no answer: its kernel ended, or took too long",
-}
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bad: #c0392b; --good: #1e8449;
         --less: #f9d5d1; --more: #d3efdb; --other: #fbeaba; }

@@ -6,13 +6,17 @@ fresh environment on top of Colab's versions (`constraints.txt`). Its setup cell
 course (from this checkout, through `COURSE_SOURCE`), may add only what is missing, and the lesson
 has to show what is stored. `make colab` runs it; the first time it takes minutes.
 
-Not as on Colab: Python is the one that runs this; where that has a CPU build of torch, torch keeps
-its version, because the package index has no CPU builds of older ones.
+At the end the explorers are worked there as widgets (`tests/test_explorers.py`): a notebook that a
+program runs shows pictures in their place, a learner on Colab sees ipywidgets 7.
+
+Not as on Colab: Python is the one that runs this. Where that has a CPU build of torch, torch is a
+CPU build too: of Colab's version if pip finds one, else the one that is here.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,8 +33,8 @@ HERE = Path(__file__).resolve().parent
 BASE = notebooks.ROOT / ".venv-colab"
 PREINSTALLED = (
     *("accelerate", "datasets", "huggingface_hub", "ipykernel", "ipython", "ipywidgets"),
-    *("matplotlib", "numpy", "openai", "peft", "requests", "scikit-learn", "tokenizers"),
-    *("torch", "tqdm", "transformers"),
+    *("matplotlib", "numpy", "openai", "peft", "pytest", "requests", "scikit-learn"),
+    *("tokenizers", "torch", "tqdm", "transformers"),
 )
 # The setup cell may replace these: trl needs newer ones than Colab's, and no kernel has them
 # imported before the first cell.
@@ -53,26 +57,36 @@ def call(*command: object, **more: Any) -> str:
     return done.stdout
 
 
-def constraints() -> str:
-    """Colab's versions, torch's own exception applied."""
-    lines = (HERE / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    torch = version("torch")
-    if torch.endswith("+cpu"):
-        lines = [f"torch=={torch}" if one.startswith("torch==") else one for one in lines]
-    return "\n".join(lines) + "\n"
+def cpu_build(pip: list[object], number: str) -> str:
+    """The CPU build of torch of this version where pip finds one, else the version that is here."""
+    build = f"{number}+cpu"
+    command = [*pip, "install", "-q", "--dry-run", "--no-deps", f"torch=={build}"]
+    found = subprocess.run([str(part) for part in command], capture_output=True)
+    return version("torch") if found.returncode else build
+
+
+def constraints(pip: list[object]) -> str:
+    """Colab's versions, with a CPU build of torch where the running Python has one."""
+    text = (HERE / "constraints.txt").read_text(encoding="utf-8")
+    if not version("torch").endswith("+cpu"):
+        return text
+    return re.sub(r"(?m)^torch==(.+)$", lambda found: f"torch=={cpu_build(pip, found[1])}", text)
 
 
 def build_base() -> None:
     """An environment with Colab's versions, made once for every list of versions."""
-    stamp = BASE / "constraints.txt"
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == constraints():
+    text = (HERE / "constraints.txt").read_text(encoding="utf-8")
+    wanted = f"{text}# {' '.join(PREINSTALLED)}\n"
+    stamp = BASE / "wanted.txt"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return
     print(f"Making {BASE.name} with Colab's versions: some minutes, once.", flush=True)
     call(sys.executable, "-m", "venv", "--clear", BASE)
-    fresh = BASE / "wanted.txt"
-    fresh.write_text(constraints(), encoding="utf-8")
-    call(python_of(BASE), "-m", "pip", "install", "-q", "-c", fresh, *PREINSTALLED)
-    fresh.replace(stamp)
+    pip: list[object] = [python_of(BASE), "-m", "pip"]
+    chosen = BASE / "constraints.txt"
+    chosen.write_text(constraints(pip), encoding="utf-8")
+    call(*pip, "install", "-q", "-c", chosen, *PREINSTALLED)
+    stamp.write_text(wanted, encoding="utf-8")  # last: an interrupted one is made again
 
 
 def packages(folder: Path) -> dict[str, str]:
@@ -179,9 +193,24 @@ def run_pair(paths: list[Path], folder: Path, wheel: Path) -> list[dict[str, Any
     imported = imported_at_start(name)
     results = [run_alone(path, folder, name, wheel) for path in paths]
     found = changes(folder / name, imported)
+    print("".join(f"        {one}\n" for one in found), end="")
     results[0]["problems"] += found
     results[0]["passed"] &= not found
     return results
+
+
+def work_explorers(machine: Path, page: Path) -> list[str]:
+    """What goes wrong where the explorers are worked as widgets; empty where nothing does."""
+    done = subprocess.run(
+        [python_of(machine), "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
+        + ["-c", os.devnull, "--rootdir", machine, HERE.parent / "test_explorers.py"],
+        cwd=machine,
+        env={**notebooks.environment(), "COLAB_PAGE": str(page), "PYTHONPATH": str(HERE / "site")},
+        capture_output=True,
+        text=True,
+    )
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed or ([done.stdout[-800:] + done.stderr[-800:]] if done.returncode else [])
 
 
 def main() -> int:
@@ -202,15 +231,15 @@ def main() -> int:
         wheel = build_wheel(folder)
         for pair in pairs.values():
             results += run_pair(pair, folder, wheel)
-            for problem in results[-len(pair)]["problems"]:
-                print(f"  {problem}")
+        machine = folder / f"colab-{paths[0].stem}"
+        between = work_explorers(machine, folder / "page.json")
         code = (
             "import json; from course_utils import validate; print(json.dumps(validate.versions()))"
         )
-        have = json.loads(
-            call(python_of(folder / f"colab-{paths[0].stem}"), "-c", code, cwd=folder)
-        )
-    report = validate.report(results, made, have)
+        have = json.loads(call(python_of(machine), "-c", code, cwd=folder))
+    report = validate.report(results, made, have, [f"explorers: {one}" for one in between])
+    for problem in report["between"]:
+        print(problem)
     print(validate.summary(report))
     if args.report:
         print(validate_report.write(report, args.report))
