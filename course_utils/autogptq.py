@@ -122,10 +122,17 @@ def quantize(
 
 
 def perplexity(folder: str | Path, texts: Sequence[str], check: bool = True) -> float:
-    """Perplexity of a GPTQ checkpoint when auto-gptq reads it, in its environment.
+    """Perplexity of a GPTQ checkpoint when auto-gptq reads it; see `perplexities`."""
+    return perplexities([folder], texts, check)[0]
+
+
+def perplexities(
+    folders: Sequence[str | Path], texts: Sequence[str], check: bool = True
+) -> list[float]:
+    """Perplexity of each GPTQ checkpoint when auto-gptq reads it, in its environment.
 
     Args:
-        folder: a checkpoint in format `gptq`, from auto-gptq or GPTQModel.
+        folders: checkpoints in format `gptq`, from auto-gptq or GPTQModel. One process reads all.
         texts: what to read.
         check: refuse what auto-gptq reads wrong without an error. Lesson 04 switches it off once.
 
@@ -133,9 +140,10 @@ def perplexity(folder: str | Path, texts: Sequence[str], check: bool = True) -> 
         CourseError: no environment; or the checkpoint is `gptq_v2`.
     """
     check_ready()
-    if check:
+    for folder in folders if check else ():
         gptq_layouts.check_readable(folder, "auto-gptq")
-    return gptq_build.read(gptq_recipes.read_with_autogptq, folder, texts, python=python(), env=ENV)
+    reader = gptq_recipes.read_with_autogptq
+    return gptq_build.read(reader, folders, texts, python=python(), env=ENV)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Lesson 04's things to play with: rounding a row of weights, and filling a card's memory.
+"""Lesson 04's things to look at and play with: bits, rounding a row, filling a card's memory.
 
 As in `explorers`: a widget made of what ipywidgets 7 and 8 share, or a `Shown` picture while a
 program runs the notebook.
@@ -15,6 +15,54 @@ GIB = 2**30
 MODELS = shapes.NAMES
 RUNGS = ("fp16", "int8", "nf4", "nf4-dq", "gptq-4bit")
 BLOCKS = (16, 32, 64, 128, 256)
+
+
+# (format, its bits by what they are for): IEEE 754 for fp32 and fp16, Google's bfloat16
+FORMATS = (
+    ("fp32", {"sign": 1, "exponent": 8, "fraction": 23}),
+    ("bf16", {"sign": 1, "exponent": 8, "fraction": 7}),
+    ("fp16", {"sign": 1, "exponent": 5, "fraction": 10}),
+    ("int8", {"sign": 1, "whole number": 7}),
+    ("NF4, FP4", {"one of 16 levels": 4}),
+)
+
+
+def formats() -> Shown:
+    """The formats of the ladder bit by bit: a box for each bit, coloured by what it is for."""
+    kinds = list(dict.fromkeys(kind for _, parts in FORMATS for kind in parts))
+    colours = dict(zip(kinds, (plots.STRONG, *plots.PASTEL), strict=False))
+    with plots._axes(height=2.6) as (figure, axes):
+        for row, (_, parts) in enumerate(FORMATS):
+            left = 0
+            for kind, bits in parts.items():
+                axes.barh(
+                    [row] * bits,
+                    1,
+                    left=range(left, left + bits),
+                    height=0.7,
+                    color=colours[kind],
+                    edgecolor=plots.INK,
+                    linewidth=0.6,
+                    label=kind,
+                )
+                left += bits
+            axes.annotate(
+                f"{left} bits", (left, row), (6, 0), textcoords="offset points", va="center"
+            )
+        axes.set_yticks(range(len(FORMATS)), [name for name, _ in FORMATS])
+        axes.set(xticks=[], xlim=(0, 36))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.invert_yaxis()
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=len(once))
+        png = plots._png(figure)
+    rows = [
+        f"{name:9}" + ", ".join(f"{bits} {kind}" for kind, bits in parts.items())
+        for name, parts in FORMATS
+    ]
+    return Shown("\n".join(rows), png=png)
 
 
 def rounded(weights: Any, bits: int, block: int) -> Any:
@@ -89,7 +137,7 @@ def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> 
     return widgets.VBox([*controls.values(), result])
 
 
-def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int = 1) -> Shown:
+def _vram(model: str, rung: str, batch: int, length: int, card: str) -> Shown:
     """A stacked bar of predicted memory against one card's."""
     config, on = shapes.config(model), fit.card(card)
     need = predict.inference(config, rung, batch=batch, length=length)

@@ -255,7 +255,7 @@ def check(
         where, free = gpus[0].name, gpus[0].free_bytes
     capability = gpus[0].capability if gpus and gpus[0].kind == "cuda" else None
     if capability and (old := too_old(r, capability)):
-        instead = "fp16" if r.kind == "float" else "nf4"
+        instead = "fp16" if r.kind == "float" or capability < rung("nf4").capability else "nf4"
         raise CourseError(f"{where} is too old for {r.name}.", f"{old}.", f"Take {instead} there.")
     if limit is not None:
         where, free = "the limit", limit

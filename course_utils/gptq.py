@@ -175,7 +175,8 @@ def perplexity(folder: str | Path, texts: Sequence[str]) -> float:
     """
     check_installed()
     gptq_layouts.check_readable(folder, "gptqmodel")
-    return gptq_build.read(read_with_gptqmodel, folder, texts, python=sys.executable, env=env())
+    found = gptq_build.read(read_with_gptqmodel, [folder], texts, python=sys.executable, env=env())
+    return found[0]
 
 
 @contextlib.contextmanager

@@ -78,20 +78,20 @@ def build(
 
 def read(
     reader: Callable[..., Any],
-    folder: str | Path,
+    folders: Sequence[str | Path],
     texts: Sequence[str],
     *,
     python: str | Path,
     env: dict[str, str],
-) -> float:
-    """Perplexity of a checkpoint as `reader(folder, texts)` finds it in a child process."""
-    source = Path(folder).expanduser().resolve()
-    work = child.folder_beside(source)
+) -> list[float]:
+    """Perplexities of checkpoints as `reader(folders, texts)` finds them in one child process."""
+    sources = [Path(folder).expanduser().resolve() for folder in folders]
+    work = child.folder_beside(sources[0])
     try:
-        with _explained("Reading", source):
+        with _explained("Reading", sources[0]):
             return child.run(
                 reader,
-                {"folder": str(source), "texts": list(texts)},
+                {"folders": [str(source) for source in sources], "texts": list(texts)},
                 work,
                 python=python,
                 env={**env, **_own_temporary_folder(work)},

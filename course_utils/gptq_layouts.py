@@ -192,7 +192,32 @@ def convert(folder: str | Path, out: str | Path, to: str) -> Path:
         write_json(made / SETTINGS, settings)
         if to == "auto-gptq" and found.version == "gptq_v2":
             for path in sorted(made.glob("*.safetensors")):
-                _zeros_less_one(path, found.bits)
+                _shift_zeros(path, found.bits, -1)
+    return out
+
+
+def as_v2(folder: str | Path, out: str | Path) -> Path:
+    """Write a `gptq` checkpoint again in format `gptq_v2`, the one that transformers writes.
+
+    Raises:
+        CourseError: no GPTQ checkpoint, or one that is `gptq_v2` already.
+    """
+    folder, out = Path(folder).resolve(), Path(out).resolve()
+    found = describe(folder)
+    if found.version != "gptq":
+        raise CourseError(
+            f"{folder.name!r} is {found.version} already.", "", "Take a checkpoint in format gptq."
+        )
+    with new_folder(out, folder) as made:
+        shutil.copytree(folder, made, dirs_exist_ok=True)
+        for name in [n for n in ("config.json", SETTINGS) if (made / n).is_file()]:
+            said = read_json(made / name)
+            (said.get("quantization_config") or said).update(
+                {"checkpoint_format": "gptq_v2", "format": "gptq_v2"}
+            )
+            write_json(made / name, said)
+        for path in sorted(made.glob("*.safetensors")):
+            _shift_zeros(path, found.bits, 1)
     return out
 
 
@@ -210,25 +235,34 @@ def _settings(said: dict[str, Any], to: str) -> dict[str, Any]:
     return {**kept, "quant_method": "gptq", "checkpoint_format": version, "format": version}
 
 
-def _zeros_less_one(path: Path, bits: int) -> None:
-    """Rewrite a safetensors file from `gptq_v2` to `gptq`: every packed zero less one.
+def _shift_zeros(path: Path, bits: int, by: int) -> None:
+    """Rewrite a safetensors file between the formats: each packed zero one more, or one less.
 
-    A word of 32 bits holds 32 / bits zeros. As long as none of them is 0, one subtraction of
-    0x11111111 (4 bits) takes one from each without borrowing from its neighbour.
+    A word of 32 bits holds 32 / bits zeros. As long as none of them runs over, adding or taking
+    0x11111111 (4 bits) changes each by one without touching its neighbour.
+
+    Args:
+        path: the file.
+        bits: bits of one zero.
+        by: 1 from `gptq` to `gptq_v2`, -1 back.
+
+    Raises:
+        CourseError: a zero that the other format cannot hold.
     """
     import torch
     from safetensors.torch import load, save_file
 
     tensors = load(path.read_bytes())  # a copy: a file that is mapped must not be written to
-    ones = sum(1 << shift for shift in range(0, 32, bits))
+    ones, last = sum(1 << shift for shift in range(0, 32, bits)), 2**bits - 1
     for name in [name for name in tensors if name.endswith(".qzeros")]:
         words = tensors[name].to(torch.int64) & 0xFFFFFFFF
-        if any(((words >> shift) & (2**bits - 1) == 0).any() for shift in range(0, 32, bits)):
+        edge = 0 if by < 0 else last
+        if any(((words >> shift) & last == edge).any() for shift in range(0, 32, bits)):
             raise CourseError(
-                "This checkpoint cannot be written in the older format.",
-                f"A zero point of {name} is 0, and the older format stores it less one.",
+                "This checkpoint cannot be written in the other format.",
+                f"A zero point of {name} is {edge}; the older format stores each less one.",
                 "Read it with transformers or GPTQModel, or quantize with sym=True.",
             )
-        less = words - ones
-        tensors[name] = torch.where(less >= 2**31, less - 2**32, less).to(torch.int32)
+        moved = words + by * ones
+        tensors[name] = torch.where(moved >= 2**31, moved - 2**32, moved).to(torch.int32)
     save_file(tensors, path, metadata={"format": "pt"})

@@ -36,13 +36,16 @@ def with_transformers(model: str, out: str, texts: list[str], bits: int, group_s
     tokenizer.save_pretrained(out)
 
 
-def read_with_gptqmodel(folder: str, texts: list[str]) -> float:
-    """Perplexity of a checkpoint that GPTQModel itself reads."""
+def read_with_gptqmodel(folders: list[str], texts: list[str]) -> list[float]:
+    """Perplexity of each checkpoint when GPTQModel itself reads it."""
     from gptqmodel import GPTQModel
     from transformers import AutoTokenizer
 
-    model = GPTQModel.load(folder).model
-    return perplexity(model, AutoTokenizer.from_pretrained(folder), texts)
+    found = []
+    for folder in folders:
+        model = GPTQModel.load(folder).model
+        found.append(perplexity(model, AutoTokenizer.from_pretrained(folder), texts))
+    return found
 
 
 def with_autogptq(model: str, out: str, texts: list[str], bits: int, group_size: int) -> None:
@@ -82,12 +85,15 @@ def let_autogptq_use_the_cpu() -> None:
     torch.cuda.synchronize = lambda device=None: None
 
 
-def read_with_autogptq(folder: str, texts: list[str]) -> float:
-    """Perplexity of a checkpoint that auto-gptq itself reads."""
+def read_with_autogptq(folders: list[str], texts: list[str]) -> list[float]:
+    """Perplexity of each checkpoint when auto-gptq itself reads it."""
     import torch
     from auto_gptq import AutoGPTQForCausalLM
     from transformers import AutoTokenizer
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    model = AutoGPTQForCausalLM.from_quantized(folder, device=device).model
-    return perplexity(model, AutoTokenizer.from_pretrained(folder), texts)
+    found = []
+    for folder in folders:
+        model = AutoGPTQForCausalLM.from_quantized(folder, device=device).model
+        found.append(perplexity(model, AutoTokenizer.from_pretrained(folder), texts))
+    return found

@@ -2,12 +2,15 @@
 
     python -m course_utils.record --config llama-2-7b --rungs fp16 int8 nf4 --out runs
     python -m course_utils.record --model ./TinyLlama --rungs fp16 nf4 --training qlora --out runs
+    python -m course_utils.record --model pocket --rungs fp16 nf4 gptq-4bit --exchange --out runs
 
 With `--config` the weights are random, of the real shapes, and made layer by layer: no download,
 and no moment with all 16-bit weights in memory. With `--model` they are a checkpoint's. The JSON
 says what ran where, when, with which versions and by which command, and for each rung the
-predicted and the measured bytes, the time to load, tokens/s and the peak. The recorded numbers
-that the lessons show in data/reference_runs/ are written by this script and nothing else.
+predicted and the measured bytes, the time to load, tokens/s and the peak; for a checkpoint also
+lesson 04's exam. A GPTQ rung is made with GPTQModel first; `--exchange` adds AutoGPTQ and who reads
+whose checkpoints. The recorded numbers that the lessons show in data/reference_runs/ are written by
+this script and nothing else.
 """
 
 import argparse
@@ -17,12 +20,13 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from course_utils import fit, machine, memory, predict, record_facts, settings
+from course_utils import fit, machine, memory, models, predict, record_facts, settings
 from course_utils.errors import CourseError
 from course_utils.rungs import LADDER, rung
 from course_utils.units import MIB, size
@@ -53,7 +57,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--config", help=f"random weights of this config: {names}, or a config.json"
     )
-    source.add_argument("--model", help="folder of a checkpoint")
+    source.add_argument("--model", help="pocket, a checkpoint's folder, or a hub id")
     parser.add_argument(
         "--rungs", nargs="*", default=list(RUNGS), help=f"any of {', '.join(LADDER)}"
     )
@@ -63,8 +67,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=_positive, default=5, help="timed runs after one warm-up")
     parser.add_argument("--training", nargs="*", default=[], choices=("lora", "qlora"))
     parser.add_argument("--rank", type=_positive, default=16, help="of the LoRA adapters")
+    parser.add_argument("--exchange", action="store_true", help="who reads whose GPTQ checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON")
     options = parser.parse_args(arguments)
+    if options.exchange and not options.model:
+        parser.error("--exchange needs a checkpoint: give --model")
     words = sys.argv[1:] if arguments is None else arguments
     # paths lose their folders: a reference run says nothing about where it was made
     bare = [Path(w).name if os.sep in w else w for w in words]
@@ -91,7 +98,9 @@ def record(options: argparse.Namespace) -> Path:
 
     for name in options.rungs:
         rung(name)
-    config = predict.config(options.model or options.config)
+    options.folder = models.model_path(options.model) if options.model else None
+    options.labels = None  # the fp16 rung's, which the later ones are compared with
+    config = predict.config(options.folder or options.config)
     where = record_facts.place()
     run: dict[str, Any] = {
         "made_by": "course_utils.record",
@@ -99,11 +108,12 @@ def record(options: argparse.Namespace) -> Path:
         "date": datetime.now(UTC).date().isoformat(),
         "device": record_facts.device(),
         "versions": record_facts.versions(),
-        "model": record_facts.model(options.model or options.config, bool(options.model), config),
+        "model": record_facts.model(options.model or options.config, options.folder, config),
         "setting": {k: getattr(options, k) for k in ("batch", "length", "new_tokens", "repeats")},
         "copy_bandwidth_gb_s": record_speed.copy_bandwidth(where, _copy_bytes(where)),
         "rungs": [],
         "training": [],
+        "exchange": [],
     }
     path = _path(options, run)
     for name in options.rungs:
@@ -115,6 +125,12 @@ def record(options: argparse.Namespace) -> Path:
                 _tried(one_training, options, config, method, where, checkpointing)
             )
             _write(path, run)
+    if options.exchange:
+        from course_utils import record_gptq
+
+        with tempfile.TemporaryDirectory() as work:
+            run["exchange"] = record_gptq.exchange(options.folder, Path(work), where)
+        _write(path, run)
     return path
 
 
@@ -148,14 +164,31 @@ def one_rung(options: argparse.Namespace, config: Any, name: str, where: str) ->
     Raises:
         CourseError: it does not fit, or cannot be made here.
     """
-    from course_utils import record_build, record_speed
+    from course_utils import record_gptq
+
+    fit.check(config, name, options.batch, options.length + options.new_tokens)
+    r = rung(name)
+    if not options.folder or r.kind != "gptq" or getattr(config, "quantization_config", None):
+        return _measured(options, config, name, where, options.folder)
+    with tempfile.TemporaryDirectory() as work:
+        folder, seconds = record_gptq.quantized(options.folder, r, Path(work) / name)
+        found = _measured(options, config, name, where, folder)
+    found["measured"]["quantize_s"] = round(seconds, 1)
+    return found
+
+
+def _measured(
+    options: argparse.Namespace, config: Any, name: str, where: str, folder: str | None
+) -> dict[str, Any]:
+    """One rung's figures; `folder` holds the checkpoint, without one the weights are random."""
+    from course_utils import record_build, record_quality, record_speed
 
     total = options.length + options.new_tokens
-    forecast = fit.check(config, name, options.batch, total)
+    forecast = predict.inference(config, name, options.batch, total, gpu=where.startswith("cuda"))
     weights = predict.weights(config, name)
     with memory.measure() as load:
-        if options.model:
-            model = record_build.loaded(options.model, name, where)
+        if folder:
+            model = record_build.loaded(folder, name, where)
         else:
             model = record_build.streamed(config, name, where)
     parts = memory.tensor_bytes(model)
@@ -163,6 +196,10 @@ def one_rung(options: argparse.Namespace, config: Any, name: str, where: str) ->
     peak = run_peak(model, ids, options.new_tokens)
     speed = record_speed.measure(model, ids, options.new_tokens, options.repeats)
     outside = record_facts.outside_pytorch()
+    quality = None
+    if folder:
+        quality, given = record_quality.measure(model, folder, options.labels)
+        options.labels = given if name == "fp16" else options.labels
     return {
         "rung": name,
         "predicted": {
@@ -175,13 +212,14 @@ def one_rung(options: argparse.Namespace, config: Any, name: str, where: str) ->
         "measured": {
             "weights_bytes": sum(parts.values()),
             "parts": parts,
-            ("load_s" if options.model else "build_s"): round(load.seconds, 3),
+            ("load_s" if folder else "build_s"): round(load.seconds, 3),
             "build_peak_bytes": load.peak,
             "peak_bytes": peak.before + (peak.peak or 0),
             "reserved_peak_bytes": peak.reserved_peak,
             "outside_pytorch_bytes": outside,
             **speed,
         },
+        "quality": quality,
     }
 
 
@@ -210,8 +248,8 @@ def one_training(
     old = any(not gpu.bf16_native for gpu in machine.gpus())
     base = "fp16" if method == "lora" and old else record_training.RUNG[method]
     fit.check(config, base, options.batch, options.length)
-    if options.model:
-        model = record_build.loaded(options.model, base, where)
+    if options.folder:
+        model = record_build.loaded(options.folder, base, where)
     else:
         model = record_build.streamed(config, base, where, None if old else "bfloat16")
     ids = record_speed.prompt(config, options.batch, options.length, where)

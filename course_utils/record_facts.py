@@ -1,5 +1,7 @@
 """What a reference run says about itself: the device, the versions, the model."""
 
+import hashlib
+import os
 import platform
 import re
 import shutil
@@ -31,6 +33,8 @@ def device() -> dict[str, Any]:
     facts["cpu"] = _processor()
     facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     facts["threads"] = torch.get_num_threads()
+    if hasattr(os, "getloadavg"):  # other programs on these cores: speeds are lower then
+        facts["load_before"] = round(os.getloadavg()[0], 1)
     facts["name"] = facts["cpu"]
     for gpu in machine.gpus()[:1]:
         facts |= {"name": gpu.name, "kind": gpu.kind, "total_bytes": gpu.total_bytes}
@@ -70,13 +74,23 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def model(source: str, checkpoint: bool, config: Any) -> dict[str, Any]:
-    """Name, sizes and kind of weights of the model."""
+def fingerprint(folder: str | Path) -> str:
+    """The first 12 digits of the weights' SHA-256: tells one training of a model from another."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def model(source: str, folder: str | None, config: Any) -> dict[str, Any]:
+    """Name, sizes and kind of weights of the model; `folder` where they are a checkpoint's."""
     keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     more = ("num_key_value_heads", "vocab_size", "max_position_embeddings")
     return {
         "name": Path(source).name.removesuffix(".json"),
-        "weights": "checkpoint" if checkpoint else "random, of the real shapes",
+        "weights": "checkpoint" if folder else "random, of the real shapes",
+        "fingerprint": fingerprint(folder) if folder else None,
         "parameters": predict.weights(config, "fp16").parameters,
         "config": {key: getattr(config, key) for key in (*keys, *more)},
     }

@@ -6,11 +6,15 @@ spare blocks, an autograd graph's saved tensors) is `memory`'s business.
 """
 
 import gc
+import json
 import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from course_utils.errors import CourseError
 
 
 @dataclass
@@ -113,6 +117,37 @@ def of_module(module: Any) -> Iterator[tuple[str, Any]]:
             todo += [(f"{name}.{k}", v) for k, v in getattr(value, "__dict__", {}).items()]
         elif type(value).__module__.startswith(("bitsandbytes.", "gptqmodel.")):
             todo += [(f"{name}.{k}", v) for k, v in getattr(value, "__dict__", {}).items()]
+
+
+def from_checkpoint(folder: str | Path, name: str) -> Any:
+    """One tensor out of a checkpoint's safetensors, in fp32, without loading the model around it.
+
+    Args:
+        folder: of the checkpoint.
+        name: like `model.layers.0.mlp.gate_proj.weight`.
+
+    Raises:
+        CourseError: the checkpoint holds no tensor of that name, as a quantized one does not.
+    """
+    from safetensors import safe_open
+
+    folder = Path(folder)
+    index = folder / "model.safetensors.index.json"
+    files = [path.name for path in sorted(folder.glob("*.safetensors"))]
+    if index.is_file():
+        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = [where[name]] if name in where else []
+    for file in files:
+        with safe_open(folder / file, framework="pt") as weights:
+            if name in weights.keys():  # noqa: SIM118 - not a dict
+                tensor = weights.get_tensor(name)
+                if tensor.is_floating_point():
+                    return tensor.float()
+    raise CourseError(
+        f"There is no {name} in the safetensors of {folder.name!r}.",
+        "The model is quantized already, of another family, or saved in another format.",
+        "Take the fp16 checkpoint of a Llama-family model.",
+    )
 
 
 def watch(before: dict[int, Storage]) -> Any:

@@ -294,8 +294,8 @@ def wait_for(there, seconds=60):
 # -- layouts ---------------------------------------------------------------------------------------
 
 
-def test_a_zero_is_taken_off_each_packed_value(tmp_path):
-    """A learner's gptq_v2 checkpoint keeps its weights when it is written in the older format."""
+def test_zeros_move_between_the_formats(tmp_path):
+    """A learner's checkpoint keeps its weights when it is written in the other format."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -304,11 +304,14 @@ def test_a_zero_is_taken_off_each_packed_value(tmp_path):
     packed = torch.where(word >= 2**31, word - 2**32, word).to(torch.int32).reshape(3, 1)
     path = tmp_path / "model.safetensors"
     save_file({"a.qzeros": packed, "a.scales": torch.ones(3)}, path, metadata={"format": "pt"})
-    gptq_layouts._zeros_less_one(path, bits=4)
+    gptq_layouts._shift_zeros(path, 4, -1)
     again = load_file(path)["a.qzeros"].to(torch.int64) & 0xFFFFFFFF
     unpacked = torch.cat([again >> (4 * i) & 15 for i in range(8)], dim=1)
     assert unpacked.tolist() == (zeros - 1).tolist()
+    gptq_layouts._shift_zeros(path, 4, 1)
+    assert load_file(path)["a.qzeros"].tolist() == packed.tolist()
 
-    save_file({"a.qzeros": packed & ~15}, path, metadata={"format": "pt"})  # one zero is 0
-    with pytest.raises(CourseError, match="older format"):
-        gptq_layouts._zeros_less_one(path, bits=4)
+    for edge, by in ((packed & ~15, -1), (packed | 15, 1)):  # one zero is 0, or 15
+        save_file({"a.qzeros": edge}, path, metadata={"format": "pt"})
+        with pytest.raises(CourseError, match="other format"):
+            gptq_layouts._shift_zeros(path, 4, by)

@@ -187,7 +187,8 @@ def test_a_model_too_large_is_refused_with_the_rung_that_fits():
 
 
 @pytest.mark.parametrize(
-    ("name", "capability", "instead"), [("bf16", (7, 5), "fp16"), ("int8", (7, 0), "nf4")]
+    ("name", "capability", "instead"),
+    [("bf16", (7, 5), "fp16"), ("int8", (7, 0), "nf4"), ("nf4", (5, 2), "fp16")],
 )
 def test_a_card_too_old_is_refused(monkeypatch, name, capability, instead):
     """A learner on a T4 or V100: told what the rung needs, and what to take instead."""
