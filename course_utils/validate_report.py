@@ -24,6 +24,7 @@ table { border-collapse: collapse; }
 .all td, .all th { border-bottom: 1px solid var(--line); padding: .3rem .8rem; text-align: right; }
 .all td:first-child, .all td:nth-child(2), .all th:first-child { text-align: left; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+a { color: inherit; }
 pre, .diff { font: 13px/1.4 ui-monospace, monospace; }
 pre { overflow-x: auto; border-left: 3px solid var(--line); padding-left: .8rem; }
 .diff { margin: .5rem 0; } .diff td { padding: 0 .5rem; vertical-align: top; }
@@ -67,7 +68,8 @@ def _notebook(result: Json) -> str:
     """The section of a notebook that did not pass: problems, the first changed cell, the rest."""
     cells = [_cell(cell) for cell in result["changed"]]
     problems = "".join(f"<li>{html.escape(one)}</li>" for one in result["problems"])
-    parts = [f"<h2>{html.escape(result['notebook'])}</h2>", f"<ul>{problems}</ul>", *cells[:1]]
+    name = html.escape(result["notebook"])
+    parts = [f'<h2 id="{name}">{name}</h2>', f"<ul>{problems}</ul>", *cells[:1]]
     if cells[1:]:
         parts.append(
             f"<details><summary>{len(cells) - 1} more changed cells, perhaps because of this one"
@@ -79,11 +81,13 @@ def _notebook(result: Json) -> str:
 def _row(result: Json) -> str:
     """A notebook's line in the table."""
     said = '<td class="good">passed' if result["passed"] else '<td class="bad">failed'
+    name = html.escape(result["notebook"])
+    name = name if result["passed"] else f'<a href="#{name}">{name}</a>'
     card = result["card"]
     minutes = "" if card["run_minutes"] is None else f" of {card['run_minutes']:g}"
     memory = "" if card["memory_gib"] is None else f" of {card['memory_gib']:g}"
     return (
-        f"<tr><td>{html.escape(result['notebook'])}</td>{said}</td><td>{result['cells']}</td>"
+        f"<tr><td>{name}</td>{said}</td><td>{result['cells']}</td>"
         f"<td>{len(result['changed'])}</td><td>{len(result['problems'])}</td>"
         f"<td>{result['minutes']:.1f}{minutes} min</td>"
         f"<td>{result['peak_gib']:.2f}{memory} GiB</td></tr>"
