@@ -3,6 +3,8 @@
 doctor [--json]   what this machine has, what each lesson needs, what to do next
 lab [...]         open JupyterLab at the first lesson; further arguments go to `jupyter lab`
 progress          which exercises are solved
+serve [--port N] [--key WORD] [--limit N]
+                  one endpoint for a whole class
 validate [NOTEBOOK…] [--report FOLDER]
                   whether every notebook still runs and shows what is stored in it
 address URL       after a fork: put your repository's address everywhere
@@ -13,7 +15,16 @@ import json
 import sys
 from pathlib import Path
 
-from course_utils import checks, lab, notebooks, preflight, settings, validate, validate_report
+from course_utils import (
+    checks,
+    classroom,
+    lab,
+    notebooks,
+    preflight,
+    settings,
+    validate,
+    validate_report,
+)
 from course_utils.errors import CourseError
 
 
@@ -36,6 +47,12 @@ def start_lab(args: argparse.Namespace) -> int:
 def show_progress(args: argparse.Namespace) -> int:
     """Print which exercises are solved."""
     checks.progress()
+    return 0
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve a class until it is stopped."""
+    classroom.run(args.port, args.key, args.limit)
     return 0
 
 
@@ -73,6 +90,12 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("progress", help="which exercises are solved")
     one.set_defaults(run=show_progress)
+
+    one = commands.add_parser("serve", help="one endpoint for a whole class")
+    one.add_argument("--port", type=int, default=8000)
+    one.add_argument("--key", default="", help="what learners set as OPENAI_API_KEY")
+    one.add_argument("--limit", type=float, default=0, help="requests a minute, of all together")
+    one.set_defaults(run=serve)
 
     one = commands.add_parser("validate", help="whether every notebook still runs and is true")
     one.add_argument("notebooks", nargs="*", type=Path, help="notebooks or folders; default: all")

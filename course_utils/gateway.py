@@ -419,14 +419,14 @@ async def translated(answer: Any) -> Refusal:
     return Refusal(answer.status_code, "model_server", f"transformers serve: {message}")
 
 
-def listen(port: int) -> socket.socket:
-    """A socket that listens on loopback, on `port` or (0) on any free one; says which."""
+def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """A socket that listens on `host`, on `port` or (0) on any free one; says which."""
     listening = socket.socket()
     if sys.platform != "win32":
         # or a port just left would count as taken; on Windows the option means sharing a port
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind(("127.0.0.1", port))
+        listening.bind((host, port))
     except OSError:
         say(PORT_TAKEN)
         sys.exit(1)
@@ -453,7 +453,7 @@ def main() -> None:
 
     config = json.loads(sys.stdin.buffer.readline())
     end_with_parent()
-    listening = listen(config.get("port", 0))
+    listening = listen(config.get("port", 0), config.get("host", "127.0.0.1"))
     gateway = Gateway(config)
     methods = ["GET", "POST", "DELETE"]
     routes = [Route("/v1/{path:path}", gateway.handle, methods=methods)]

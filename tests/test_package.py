@@ -26,7 +26,7 @@ FLOORS = (
     "record gptq autogptq",
     "tuning plots explorers",
     "checks exercises",
-    "cards notebooks notebook_checks preflight lab validate publish",
+    "cards notebooks notebook_checks preflight lab validate publish classroom",
     "__main__",
 )
 FLOOR = {name: n for n, names in enumerate(FLOORS) for name in names.split()}
