@@ -15,7 +15,7 @@ ZEPHYR = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 # The lessons that must run on any Llama-family folder, by the start of their names.
-LESSONS = ["02", "03"]
+LESSONS = ["00", "02", "03"]
 
 
 def build_tokenizer(folder: Path) -> None:

@@ -324,7 +324,8 @@ def fork(tmp_path):
     """A learner's or instructor's own copy of the repository, small."""
     ignore = shutil.ignore_patterns("__pycache__", "pocket_llama")
     shutil.copytree(notebooks.ROOT / "course_utils", tmp_path / "course_utils", ignore=ignore)
-    shutil.copytree(notebooks.FOLDER, tmp_path / "notebooks")
+    left = shutil.ignore_patterns(".ipynb_checkpoints")  # JupyterLab's, where somebody worked
+    shutil.copytree(notebooks.FOLDER, tmp_path / "notebooks", ignore=left)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(notebooks.ROOT / name, tmp_path)
     return tmp_path
