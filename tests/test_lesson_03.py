@@ -159,10 +159,3 @@ def test_a_crash_in_an_answer_is_a_message(capsys):
     for key in ("03.2", "03.3", "03.4"):
         text = said(capsys, key, lambda *_: 1 / 0)
         assert "ZeroDivisionError" in text and "Traceback" not in text
-
-
-def test_quiz_is_well_formed():
-    """A learner who tests themselves: one right choice each, spread over the letters."""
-    for question in lesson_03.QUIZ:
-        assert len(set(question.choices)) == 3 and 0 <= question.right < 3 and question.because
-    assert {question.right for question in lesson_03.QUIZ} == {0, 1, 2}
