@@ -15,24 +15,45 @@ import io
 import json
 import math
 import re
-from collections import Counter
+import warnings
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils import machine, plots, predict, settings, shapes
+from course_utils import gptq, machine, plots, predict, settings, shapes
 from course_utils.child import FULL
 from course_utils.errors import CourseError
 from course_utils.plots import Shown
-from course_utils.sentiment import UNPARSED, Messages
+from course_utils.sentiment import LABELS, UNPARSED, Messages, parse_label
 from course_utils.units import size
 
 Examples = list[tuple[str, str]]
 SHOWN_ROWS = 10  # bad rows listed in one message
+FEWEST = 10  # examples of each label: with fewer, a test part says nothing
 LABEL_TOKENS = 20  # what `local_complete` generates: a longer label would be cut off
 METHODS = ("full", "lora", "qlora")
 TORCH_CUT = re.compile(r"PytorchStreamWriter|inline_container")  # torch.save, cut off in the middle
+
+
+def prepare() -> None:
+    """Keep the page quiet of what peft, TRL and datasets say while they get ready.
+
+    peft imports gptqmodel where that is installed, which prints a banner; datasets shows a bar for
+    every half second of tokenizing; TRL names its own setting as one that will be renamed; and peft
+    says with every checkpoint that an adapted embedding is in it.
+    """
+    import datasets
+
+    if gptq.why_not() is None:
+        with gptq.quiet_gptq():
+            pass
+    datasets.disable_progress_bars()
+    for said in ("gradient_checkpointing", "save_embedding_layers"):
+        warnings.filterwarnings("ignore", message=f".*{said}.*")
+
 
 # -- the learner's own file -----------------------------------------------------------------------
 
@@ -68,7 +89,7 @@ def read(path: str | Path, drop: bool = False) -> Examples:
             f"Mend them, or leave them out on purpose: tuning.read({path.name!r}, drop=True).",
         )
     if bad:
-        print(f"{path.name}: {len(bad)} rows left out, {len(good)} kept\n{_listed(bad)}")
+        print(f"{path.name}: {len(bad)} rows left out, {len(good)} kept\n  {_listed(bad)}")
     return good
 
 
@@ -169,6 +190,42 @@ def _fault(text: str, label: str, line: int, seen: dict[str, tuple[str, int]]) -
     return f"the same text as line {where}, with the label {label!r} in place of {before!r}"
 
 
+def split(examples: Examples) -> tuple[Examples, Examples, Examples]:
+    """(train, validation, test): 70, 10 and 20 % of the examples of each label.
+
+    Which example goes where depends on its text alone, so it is the same in every run. It does not
+    look for near-twins: where your texts repeat each other, split them by hand.
+
+    Raises:
+        CourseError: fewer than ten examples of a label.
+    """
+    by_label = defaultdict(list)
+    for text, label in examples:
+        by_label[label].append((text, label))
+    few = [f"{label!r} has {len(some)}" for label, some in by_label.items() if len(some) < FEWEST]
+    if few:
+        raise CourseError(
+            f"There are too few examples to hold some back for a test: {FEWEST} of each label.",
+            f"{', '.join(few[:SHOWN_ROWS])}.",
+            "Label more texts, or leave that label out.",
+        )
+    parts: tuple[Examples, Examples, Examples] = ([], [], [])
+    for some in by_label.values():
+        mixed = sorted(some, key=_draw)
+        first, second = round(0.7 * len(mixed)), round(0.8 * len(mixed))
+        for part, piece in zip(
+            parts, (mixed[:first], mixed[first:second], mixed[second:]), strict=True
+        ):
+            part.extend(piece)
+    train, validation, test = (sorted(part, key=_draw) for part in parts)
+    return train, validation, test
+
+
+def _draw(example: tuple[str, str]) -> int:
+    """A number that is the same in every run and has nothing to do with the text's meaning."""
+    return zlib.crc32(example[0].encode()[::-1])
+
+
 # -- can this model learn from them? --------------------------------------------------------------
 
 
@@ -265,11 +322,16 @@ def label_in(labels: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def parser(labels: Sequence[str]) -> Callable[[str], str]:
+    """`parse_label` for the course's own labels, `label_in(labels)` for any others."""
+    return parse_label if set(labels) <= set(LABELS) else label_in(labels)
+
+
 # -- memory, before anything is trained -----------------------------------------------------------
 
 
 def lora_parameters(config: Any, rank: int, modules: Sequence[str] = ()) -> int:
-    """Trained parameters of LoRA with this rank on the linear layers (all but the head).
+    """Trained parameters of LoRA with this rank, on all linear layers but the head by default.
 
     A layer with m inputs and n outputs gets A (rank x m) and B (n x rank): rank * (m + n)
     (arXiv 2106.09685, section 4.1).
@@ -277,10 +339,13 @@ def lora_parameters(config: Any, rank: int, modules: Sequence[str] = ()) -> int:
     Args:
         config: as from `predict.config`.
         rank: r, at least 1.
-        modules: layer names like `q_proj`; all linear layers by default.
+        modules: layer names like `q_proj` or `embed_tokens`.
     """
-    layers = [t for t in shapes.shapes(config) if t.kind == "linear"]
-    chosen = [t for t in layers if not modules or t.path.split(".")[-2] in modules]
+    chosen = [
+        t
+        for t in shapes.shapes(config)
+        if (t.path.split(".")[-2] in modules if modules else t.kind == "linear")
+    ]
     return sum(rank * (t.shape[0] + t.shape[1]) for t in chosen)
 
 
@@ -318,6 +383,7 @@ def training(
     batch: int = 1,
     length: int = 256,
     dtype: str = "fp32",
+    modules: Sequence[str] = (),
 ) -> Training:
     """Bytes that training takes with AdamW, by part.
 
@@ -325,26 +391,31 @@ def training(
     averages. Mixed precision takes 16 as well: 2 + 2 for weight and gradient in 16 bits, and 4 + 8
     for the fp32 copy and the averages (arXiv 1910.02054, section 3.1). A frozen parameter takes
     what its dtype takes, and no more: that is LoRA's saving; QLoRA keeps the frozen ones in NF4
-    (arXiv 2305.14314). Activations are an estimate, with gradient checkpointing.
+    with double quantization (arXiv 2305.14314). Activations are an estimate, with gradient
+    checkpointing.
 
     Args:
         config: as from `predict.config`.
         method: `full`, `lora` or `qlora`.
-        rank: LoRA's rank, on all linear layers.
+        rank: LoRA's rank.
         batch: examples at once.
         length: tokens in each.
-        dtype: of the frozen weights: `fp32` on a CPU, `fp16` or `bf16` on a GPU.
+        dtype: of the frozen weights: `fp32` on a CPU, `fp16` or `bf16` on a GPU. QLoRA keeps
+            embeddings, norms and head in it.
+        modules: what LoRA adapts; all linear layers by default.
 
     Raises:
         CourseError: no such method.
     """
     if method not in METHODS:
         raise CourseError(f"There is no method {method!r}.", "", f"Take {', '.join(METHODS)}.")
-    frozen = predict.weights(config, "nf4" if method == "qlora" else dtype)
-    adapters = lora_parameters(config, rank)
+    frozen = predict.weights(config, "nf4-dq" if method == "qlora" else dtype)
+    adapters = lora_parameters(config, rank, modules)
     trained = frozen.parameters if method == "full" else adapters
     kept = frozen.total - 4 * frozen.parameters if method == "full" and dtype == "fp32" else 0
     weights = 4 * trained + (kept if method == "full" else frozen.total)
+    if method == "qlora" and dtype == "fp32":  # the rung counts what is not quantized in 16 bits
+        weights += sum(frozen.parts.get(part, 0) for part in ("embeddings", "norms", "head"))
     parts = {
         "weights": weights,
         "gradients": 4 * trained,
@@ -371,12 +442,13 @@ def _activations(config: Any, tokens: int, n_bytes: int) -> int:
 
 
 def loss_curve(every: int = 1) -> Any:
-    """A callback for `SFTTrainer(callbacks=[...])` that draws the loss while it falls.
+    """A callback for `SFTTrainer(callbacks=[...])`: a progress bar, and the loss drawn as it falls.
 
     `curve.train` and `curve.validation` hold (step, loss) pairs; `curve.picture()` is the curve.
     It stops the training with a `CourseError` where the loss is no number any more. A program
-    that runs the notebook gets no moving picture.
+    that runs the notebook gets no bar and no moving picture.
     """
+    from tqdm.auto import tqdm
     from transformers import TrainerCallback
 
     class LossCurve(TrainerCallback):
@@ -387,6 +459,7 @@ def loss_curve(every: int = 1) -> Any:
             self.train: list[tuple[int, float]] = []
             self.validation: list[tuple[int, float]] = []
             self._handle: Any = None
+            self._bar: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             """Start anew, and have the trainer report a loss that is not a number."""
@@ -394,6 +467,18 @@ def loss_curve(every: int = 1) -> Any:
                 self.train, self.validation = [], []
             args.logging_nan_inf_filter = False
             self._handle = None
+            if self._bar is not None:  # of a training that was interrupted
+                self._bar.close()
+            steps, done = state.max_steps, state.global_step
+            self._bar = tqdm(total=steps, initial=done, unit="step", disable=settings.static())
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """Move the bar on."""
+            self._bar.update()
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """Leave the bar as it stands."""
+            self._bar.close()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             """Take up what was logged; stop where it is no number."""

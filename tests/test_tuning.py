@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from course_utils import plots, predict, sentiment, tuning
+from course_utils import memory, plots, predict, sentiment, tuning
 from course_utils.errors import CourseError
 from course_utils.models import POCKET
 
@@ -122,6 +122,30 @@ def test_a_missing_file_is_said(tmp_path):
         tuning.read(tmp_path / "none.csv")
 
 
+def test_own_data_is_split_the_same_way_every_time():
+    """A learner who runs the lesson again on their file: the test must stay the same texts."""
+    mine = [(f"text number {i}", "abc"[i % 3]) for i in range(60)]
+    parts = tuning.split(mine)
+    assert [len(part) for part in parts] == [42, 6, 12]
+    assert sorted(text for part in parts for text, _ in part) == sorted(t for t, _ in mine)
+    assert tuning.split(mine[::-1]) == parts
+    assert all({label for _, label in part} == set("abc") for part in parts)
+
+
+def test_too_few_examples_of_a_label_are_refused():
+    """A learner with three examples of a label: a test on one text would say nothing."""
+    with pytest.raises(CourseError, match="'rare' has 3"):
+        tuning.split(
+            [(f"t{i}", "often") for i in range(30)] + [(f"r{i}", "rare") for i in range(3)]
+        )
+
+
+def test_the_course_s_labels_keep_the_course_s_parser():
+    """A learner who compares base and tuned: a base that answers in a sentence is not cheated."""
+    assert tuning.parser(["Positive", "Neutral"])("The sentiment is positive.") == "Positive"
+    assert tuning.parser(["bull", "bear"])("Bull") == "bull"
+
+
 # -- checking -------------------------------------------------------------------------------------
 
 
@@ -190,7 +214,7 @@ def tiny(dtype=None):
     return LlamaForCausalLM(config).to(dtype or torch.float32)
 
 
-@pytest.mark.parametrize("modules", [(), ("q_proj", "v_proj")])
+@pytest.mark.parametrize("modules", [(), ("q_proj", "v_proj"), ("embed_tokens", "down_proj")])
 def test_counted_lora_parameters_are_peft_s(modules):
     """A learner who trusts the counter: peft has to make as many."""
     from peft import LoraConfig, get_peft_model
@@ -223,6 +247,24 @@ def test_predicted_training_bytes_are_the_measured_ones(method):
     assert told.parts["weights"] == sum(p.nbytes for p in model.parameters()) + buffers
     assert told.parts["gradients"] == sum(p.grad.nbytes for p in trained)
     assert told.parts["optimizer"] == sum(v.nbytes for v in states)
+
+
+def test_predicted_weights_of_qlora_are_the_measured_ones():
+    """A learner who compares LoRA and QLoRA: embeddings and head stay whole, and are counted so."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        POCKET, dtype=torch.float32, device_map="cpu", quantization_config=four_bits
+    )
+    told = tuning.training(model.config, "qlora", rank=4)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    measured = sum(memory.tensor_bytes(model).values())
+    assert abs(told.parts["weights"] / measured - 1) < 0.01
 
 
 def test_the_7b_fits_one_16_gib_card_with_qlora_only():
