@@ -388,11 +388,12 @@ def explained(server: Server, error: Any) -> CourseError:
     elif status == 400 and "temperature" in said:
         step = f"Set COURSE_API_MODEL to a chat model that takes it, like {OPENAI_MODEL}"
     code = f" ({status})" if status else ""
-    back = "." if server.local else f", or {BACK_TO_POCKET}."
+    ours = server._process is not None
+    back = "." if ours else f", or {BACK_TO_POCKET}."
     return CourseError(
         what.format(where=server.base_url, model=server.model) + code + ".",
         said,
-        (step_here if server.local else step) + back,
+        (step_here if ours else step) + back,
     )
 
 
@@ -406,7 +407,7 @@ def _no_answer(server: Server, error: Any) -> CourseError:
         what, why = f"{where} did not answer in time.", f"{kind}: {first_line(error)}"
     elif not where.startswith(("http://", "https://")):
         why = "That is no address: one begins with http:// or https://."
-    if server.local:
+    if server._process is not None:
         return CourseError(what, why, AGAIN)
     step = f"Check the network and OPENAI_BASE_URL, or {BACK_TO_POCKET}."
     return CourseError(what, why, step)
