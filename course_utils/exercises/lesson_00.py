@@ -5,19 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
-from course_utils.sentiment import parse_label
+from course_utils.sentiment import messages, parse_label
 
 
 def _negative_review(answer: Any) -> str:
-    """(review, reply): negative to the model, without the three words."""
-    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], str)):
+    """(review, complete): negative to the model, without the three words."""
+    review, complete = answer
+    if not isinstance(review, str):
         raise Wrong("my_review should be a text in quotes.")
-    review, reply = answer
     used = re.findall(r"\b(bad|not|never)\b|n['’]t\b", review.lower())
     if used:
         raise Wrong("It holds bad, not (or n't) or never.")
     if len(review.split()) < 3:
         raise Wrong("Make it a sentence of at least three words.")
+    reply = complete(messages(review))
     if parse_label(reply) != "Negative":
         raise Wrong(f"The model answers {reply!r}.")
     return "Facts can be as clear as opinions."
