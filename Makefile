@@ -1,6 +1,7 @@
 # make lab        set up, then open JupyterLab at the first lesson (ARGS="--port 9000" and the like)
 # make test       set up, then lint, types, unit tests and every notebook
 # make test-slow  the slow tests: full tier, GPTQ, AutoGPTQ, resumed training
+# make test-gptq  GPTQ and AutoGPTQ, each in its environment: quantize, save, reload, exchange
 # make gptq       add GPTQ to the set-up, for lesson 04 (needs a C compiler)
 # make autogptq   make AutoGPTQ's own environment, for lesson 04
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
@@ -12,12 +13,13 @@
 # make browser    drive JupyterLab in headless Chromium, screenshots in build/browser
 # make slides     the lessons as slides, in build/slides
 # make site       the lessons as a web site, in build/site
+# make record     record Pocket Llama's ladder on this machine, for lesson 04's reference runs
 # make model      rebuild Pocket Llama from its corpus (hours on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: lab test test-slow gptq autogptq notebooks validate matrix newest colab browser slides site model clean
+.PHONY: lab test test-slow test-gptq gptq autogptq notebooks validate matrix newest colab browser slides site record model clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This course needs Python 3.11 or newer; yours is %d.%d. Try: make lab PYTHON=python3.12" % sys.version_info[:2])'
@@ -52,6 +54,10 @@ test-slow: .venv/test.done
 	-$(BIN)/python -m course_utils.autogptq setup
 	$(BIN)/python -m pytest -m slow tests
 
+# Unlike the targets above it fails where an environment cannot be made: nothing is skipped.
+test-gptq: .venv/test.done gptq autogptq
+	$(BIN)/python -m pytest -m slow tests/test_gptq.py tests/test_autogptq.py tests/test_memory.py tests/test_record.py
+
 notebooks: .venv/test.done
 	$(BIN)/python -m course_utils.notebooks run
 
@@ -78,6 +84,10 @@ browser: .venv/test.done
 slides site: .venv/lab.done
 	$(PIP) install -q -c constraints.txt -e ".[site]"
 	$(BIN)/python -m course_utils.publish $@ build/$@
+
+record: .venv/test.done gptq autogptq
+	rm -f course_utils/data/reference_runs/pocket--*.json
+	$(BIN)/python -m course_utils.record --model pocket --rungs fp32 fp16 int8 fp4 nf4 nf4-dq gptq-8bit gptq-4bit gptq-4bit-32g --exchange --length 128 --out course_utils/data/reference_runs
 
 model: .venv/test.done
 	$(BIN)/python -m pocket_llama.train

@@ -96,6 +96,7 @@ def table(rows: Mapping[str, Row], config: Any, exam: int) -> Shown:
         config: the model's config, for the bits a weight.
         exam: how many reviews `right` counts.
     """
+    rows = _down(rows)
     base = predict.weights(config, "fp16").total
     lines = [_line(name, row, config, exam, base) for name, row in rows.items()]
     notes = sorted({row["recorded"] for row in rows.values() if "recorded" in row})
@@ -108,6 +109,11 @@ def table(rows: Mapping[str, Row], config: Any, exam: int) -> Shown:
     rest = "".join(f"<p>{html.escape(note)}</p>" for note in below)
     rich = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
     return Shown("\n".join([plots.as_text(HEAD, lines), *below]), html=rich)
+
+
+def _down(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The rungs from the largest to the smallest."""
+    return dict(sorted(rows.items(), key=lambda pair: -pair[1]["predicted"]))
 
 
 def _line(name: str, row: Row, config: Any, exam: int, base: int) -> list[str]:
@@ -141,6 +147,7 @@ def chart(rows: Mapping[str, Row], exam: int, title: str = "") -> Shown:
     Returns:
         The picture; its text is the measured MiB of each rung.
     """
+    rows = _down(rows)
     names = [name + STAR * ("recorded" in row) for name, row in rows.items()]
     places = list(range(len(names)))
     with plots._axes(height=1.3 + 0.33 * len(names), width=9.5) as (figure, first):

@@ -199,6 +199,19 @@ def test_transformers_to_autogptq_is_refused(by_transformers, texts, fp16, tmp_p
 
 @needs_gptq
 @pytest.mark.slow
+def test_the_same_weights_in_version_2(by_gptqmodel, texts, fp16, tmp_path):
+    """A learner of the lesson's trap: transformers reads it rightly, auto-gptq is kept from it."""
+    second = gptq_layouts.as_v2(by_gptqmodel, tmp_path / "v2")
+    assert gptq_layouts.describe(second).version == "gptq_v2"
+    assert in_transformers(second, texts[64:], tmp_path) / fp16 < LIMIT
+    with pytest.raises(CourseError, match="gptq_v2"):
+        gptq_layouts.check_readable(second, "auto-gptq")
+    with pytest.raises(CourseError, match="gptq_v2 already"):
+        gptq_layouts.as_v2(second, tmp_path / "again")
+
+
+@needs_gptq
+@pytest.mark.slow
 def test_convert_refuses(by_gptqmodel, tmp_path):
     """A learner who misspells the reader or takes an fp16 model reads what is wrong."""
     with pytest.raises(CourseError, match="no reader"):
