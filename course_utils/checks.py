@@ -168,23 +168,31 @@ def _judged(question: Question, chosen: int) -> str:
 
 
 def _clickable(questions: list[Question]) -> Any:
-    """The questions with buttons to choose from; a choice says at once whether it is right."""
+    """The questions with a button for each choice, which says at once whether it is right, and why.
+
+    Buttons, not RadioButtons: those want arrow keys, which JupyterLab takes for itself.
+    """
     import ipywidgets as widgets
 
     blocks = []
     for n, question in enumerate(questions, 1):
-        head = widgets.HTML(f"<b>{n}. {html.escape(question.text)}</b>")
-        choice = widgets.RadioButtons(
-            options=[text for text, _ in question.choices], value=None, layout={"width": "auto"}
-        )
         verdict = widgets.HTML()
+        rows = [widgets.HTML(f"<b>{n}. {html.escape(question.text)}</b>")]
+        for chosen, (choice, _) in enumerate(question.choices):
+            letter = LETTERS[chosen]
+            button = widgets.Button(
+                description=letter, tooltip=choice, layout=widgets.Layout(width="40px")
+            )
 
-        def judge(change: Any, question: Question = question, verdict: Any = verdict) -> None:
-            chosen = [text for text, _ in question.choices].index(change["new"])
-            verdict.value = f'<div role="status">{html.escape(_judged(question, chosen))}</div>'
+            def judge(
+                _: object, question: Question = question, chosen: int = chosen, to: Any = verdict
+            ) -> None:
+                said = html.escape(f"{LETTERS[chosen]}) {_judged(question, chosen)}")
+                to.value = f'<div role="status">{said}</div>'
 
-        choice.observe(judge, names="value")
-        blocks += [head, choice, verdict]
+            button.on_click(judge)
+            rows.append(widgets.HBox([button, widgets.HTML(html.escape(choice))]))
+        blocks.append(widgets.VBox([*rows, verdict]))
     return widgets.VBox(blocks)
 
 

@@ -7,7 +7,7 @@ with the same numbers as text. What an explorer shows is worked out by the model
 
 import base64
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from course_utils import chat_templates, plots, predict, sentiment, settings, tuning
@@ -46,6 +46,22 @@ def _boxed(text: str) -> str:
     return (
         f'<div style="background-color:{plots.PASTEL[0]};color:{plots.INK};padding:4px 8px;'
         f'white-space:pre-wrap">{text}</div>'
+    )
+
+
+def _one_of(options: Iterable[str], value: str, description: str) -> Any:
+    """A row of buttons to choose one from: Tab goes to each, the space bar presses it.
+
+    Not a Dropdown or RadioButtons: those want arrow keys, which JupyterLab takes for itself. The
+    choices are names: a list of (label, value) pairs differs between ipywidgets 7 and 8.
+    """
+    import ipywidgets as widgets
+
+    return widgets.ToggleButtons(
+        options=list(options),
+        value=value,
+        description=description,
+        style={**WIDE, "button_width": "auto"},
     )
 
 
@@ -176,7 +192,7 @@ def endpoint_playground(complete: Complete, review: str = COFFEE) -> Any:
         style=WIDE,
         layout=widgets.Layout(width="95%"),
     )
-    system = widgets.Dropdown(options=list(INSTRUCTIONS), description="instructions", style=WIDE)
+    system = _one_of(INSTRUCTIONS, first, "instructions")
     result = widgets.HTML()
 
     def ask(_: object = None) -> None:
@@ -398,8 +414,7 @@ def chat_stepper(
         return _chat_step(tokenizer, messages, first, add_generation_prompt=False)
     import ipywidgets as widgets
 
-    # the choices are names: a list of (label, value) pairs differs between ipywidgets 7 and 8
-    family = widgets.Dropdown(options=list(formats), description="format", style=WIDE)
+    family = _one_of(formats, next(iter(formats)), "format")
     count = widgets.IntSlider(
         value=len(messages), min=1, max=len(messages), description="messages", style=WIDE
     )
@@ -414,7 +429,7 @@ def chat_stepper(
     for control in (family, count, opened):
         control.observe(redraw, names="value")
     redraw()
-    return widgets.VBox([widgets.HBox([family, count, opened]), result])
+    return widgets.VBox([widgets.VBox([family, count, opened]), result])
 
 
 # -- LoRA's parameters counted ------------------------------------------------------------------
@@ -464,9 +479,7 @@ def lora_counter(
 
     ranks = [2**i for i in range(most.bit_length())]
     slider = widgets.SelectionSlider(options=ranks, value=rank, description="rank", style=WIDE)
-    layers = widgets.Dropdown(
-        options=list(MODULES), value=modules, description="modules", style=WIDE
-    )
+    layers = _one_of(MODULES, modules, "modules")
     result = widgets.HTML()
 
     def redraw(_: object = None) -> None:

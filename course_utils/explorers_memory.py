@@ -182,13 +182,13 @@ def vram(
     lengths = [2**n for n in range(7, 16)]
     names = [one.name for one in fit.cards()]
     controls = {
-        "model": widgets.Dropdown(options=MODELS, value=model, description="model:", **wide),
-        "rung": widgets.Dropdown(options=RUNGS, value=rung, description="precision:", **wide),
+        "model": explorers._one_of(MODELS, model, "model:"),
+        "rung": explorers._one_of(RUNGS, rung, "precision:"),
         "batch": widgets.IntSlider(batch, 1, 32, description="batch:", **wide),
         "length": widgets.SelectionSlider(
             options=lengths, value=length, description="context:", **wide
         ),
-        "card": widgets.Dropdown(options=names, value=card, description="card:", **wide),
+        "card": widgets.SelectionSlider(options=names, value=card, description="card:", **wide),
     }
     result = widgets.HTML()
 

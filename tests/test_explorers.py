@@ -202,7 +202,7 @@ def test_playing_leaves_the_notebooks_seed_alone(llama, live):
 
 # a widget or an option that only one of the two versions has is not among these
 COMMON = {
-    *("VBox", "HBox", "Text", "Button", "HTML", "Checkbox", "Dropdown"),
+    *("VBox", "HBox", "Text", "Button", "HTML", "Checkbox", "ToggleButtons"),
     *("IntSlider", "FloatSlider", "FloatLogSlider", "SelectionSlider"),
 }
 CHAT = [
@@ -250,7 +250,7 @@ def move(control) -> bool:
         control.value = "Terrible, what a waste of money."
     elif kind == "Checkbox":
         control.value = not control.value
-    elif kind in ("Dropdown", "SelectionSlider"):
+    elif kind in ("ToggleButtons", "SelectionSlider"):
         control.value = next(one for one in control.options if one != control.value)
     elif kind == "FloatLogSlider":
         control.value = control.base**control.max

@@ -146,22 +146,23 @@ def work(page, control) -> None:
     if kind == "text":
         control.fill("The coffee was cold and the waiter was rude.")
         page.keyboard.press("Enter")
-    elif kind == "checkbox":
+    elif kind in ("checkbox", "submit", "button"):
         page.keyboard.press("Space")
-    elif kind in ("radio", "submit", "button"):
-        control.click()
-    else:  # a slider's handle, a list to choose from: one step back, or on where it is the first
-        before = control.evaluate("one => one.value || one.getAttribute('aria-valuetext')")
-        page.keyboard.press("ArrowUp" if kind == "select-one" else "ArrowLeft")
-        if control.evaluate("one => one.value || one.getAttribute('aria-valuetext')") == before:
-            page.keyboard.press("ArrowDown" if kind == "select-one" else "ArrowRight")
+    else:  # a slider's handle: one step back, or on where it is the first
+        before = control.get_attribute("aria-valuetext")
+        page.keyboard.press("ArrowLeft")
+        if control.get_attribute("aria-valuetext") == before:
+            page.keyboard.press("ArrowRight")
 
 
+# Of a row to choose one from, the first that is not chosen. No list that drops down, no radio
+# buttons: JupyterLab takes the arrow keys that those want.
 CONTROLS = (
-    ".jupyter-widgets .noUi-handle, .jupyter-widgets select, "
-    ".jupyter-widgets input[type=text]:enabled, .jupyter-widgets input[type=checkbox], "
-    ".widget-radio-box label:first-child input, .jupyter-widgets button:not(.mod-primary):enabled"
+    ".jupyter-widgets .noUi-handle, .jupyter-widgets input[type=text]:enabled, "
+    ".jupyter-widgets input[type=checkbox], .widget-toggle-buttons button:nth-child(1 of "
+    ":not(.mod-active)), .widget-button:not(.mod-primary):enabled"
 )
+UNUSABLE = ".jupyter-widgets select, .jupyter-widgets input[type=radio]"
 
 
 def work_explorer(page, name: str, cell) -> None:
@@ -239,6 +240,7 @@ def test_lesson(page, address, path):
             take_pictures(page, path, theme.lower())
         menu(page, "Settings", "Theme", "JupyterLab Light")
         assert clipped(page) == []
+        assert page.locator(UNUSABLE).count() == 0, "not to be worked by keyboard in JupyterLab"
         for name, cell in found.items():
             if cell.locator(CONTROLS).count():
                 work_explorer(page, name, cell)
