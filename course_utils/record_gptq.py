@@ -109,7 +109,8 @@ def in_transformers(folder: str | Path, texts: list[str], device: str) -> float:
     """Perplexity when plain `from_pretrained` loads the checkpoint."""
     from transformers import AutoTokenizer
 
-    model = load(str(folder), device)
+    with memory.measure():
+        model = load(str(folder), device)
     found = perplexity(model, AutoTokenizer.from_pretrained(folder), texts)
     del model
     freed = memory.free()
