@@ -31,8 +31,11 @@ def runs() -> list[Row]:
 
 
 def label(run: Row) -> str:
-    """Where and when a reference run was recorded, in one phrase."""
-    return f"recorded on {run['device']['name']}, {run['date']}"
+    """Where and when a reference run was recorded, in one phrase; and whether it had company."""
+    device = run["device"]
+    busy = device.get("load_before", 0) > device.get("cores", 1) / 2
+    beside = " (other programs slowed it down)" if busy else ""
+    return f"recorded on {device['name']}, {run['date']}{beside}"
 
 
 def of_model(config: Any) -> Row | None:
