@@ -2,11 +2,14 @@
 
 import os
 
-from course_utils import notebooks, settings
+from course_utils import machine, notebooks, settings
 
 for name in notebooks.LEARNERS_OWN:
     os.environ.pop(name, None)
 os.environ.update(notebooks.STATIC)
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # more threads than cores would spend their time waiting for each other
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // workers)))
 settings.prepare()
 
 
