@@ -347,9 +347,9 @@ class Gateway:
 
     async def forward(self, request: Any, path: str, content: bytes) -> Any:
         """Send the request on and hand back the answer, piece by piece as it comes."""
-        from starlette.responses import StreamingResponse
+        from starlette.responses import Response, StreamingResponse
 
-        backend = self.local.plain if self.local else None
+        backend, body = self.local.plain if self.local else None, {}
         if self.local and content:
             body = as_json(content)
             backend = self.local.route(path, body)
@@ -372,6 +372,12 @@ class Gateway:
             backend.ready = answer.status_code != 503
             raise await translated(answer)
         back = {k: v for k, v in answer.headers.items() if k not in HOP_BY_HOP}
+        if self.local and not body.get("stream"):
+            # transformers before 5.24 adds "@main" to the model's name
+            told, own = await answer.aread(), self.local.model
+            await answer.aclose()
+            told = told.replace(f'"{own}@main"'.encode(), f'"{own}"'.encode())
+            return Response(told, answer.status_code, back)
         return StreamingResponse(pieces(answer), answer.status_code, back)
 
 
