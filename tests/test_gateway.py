@@ -114,7 +114,6 @@ def test_broken_messages_are_refused_with_a_reason(chat):
 def test_the_model_it_names_is_the_model_it_serves(client, server):
     """A learner who lists the models to find the name to use."""
     assert [model.id for model in client.models.list()] == [server.model]
-    assert ask(client, server).model.startswith(server.model)
     assert ask(client, server).model == server.model, "in every version of transformers"
 
 
