@@ -1,12 +1,13 @@
 """The look-alike of Colab itself, and secrets on it. The lessons run on it with `make colab`."""
 
+import ast
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from course_utils import settings
+from course_utils import notebooks, settings
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -116,3 +117,14 @@ def test_a_replaced_package_is_named(monkeypatch, tmp_path):
         "numpy 2.1.3 became 2.4.6: it was imported already, Colab would ask for a restart",
         "tqdm 4.67.1 became 4.70.0: Colab's own version should stay",
     ]
+
+
+def test_a_t4_is_told_by_its_compute_capability():
+    """A learner on Colab's T4: PyTorch's own answer is True there, and bf16 is emulated, slowly."""
+    for path in [*(notebooks.ROOT / "course_utils").rglob("*.py"), *notebooks.every()]:
+        if path.suffix == ".py":
+            code = ast.dump(ast.parse(path.read_text(encoding="utf-8")), annotate_fields=False)
+            assert "'is_bf16_supported'" not in code, path.name
+        else:
+            cells = [cell for cell in notebooks.read(path).cells if cell.cell_type == "code"]
+            assert not any("is_bf16_supported(" in cell.source for cell in cells), path.name
