@@ -274,6 +274,7 @@ def _wait(server: Server, port: int) -> str:
             if word.startswith(gateway.LISTENING):
                 found = word.removeprefix(gateway.LISTENING)
             elif word == gateway.READY:
+                bar.update(bar.total - bar.n)  # or a gateway without a model leaves a red bar
                 return found
             elif word == gateway.PORT_TAKEN:
                 raise CourseError(
