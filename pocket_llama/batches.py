@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 
 from pocket_llama.dialogues import Drawer, Example
 from pocket_llama.evaluate import LABELS
-from pocket_llama.teacher import Teacher, draw
+from pocket_llama.teacher import Teacher, around_phrase, draw
 from pocket_llama.tokenizer import CONTEXT
 
 Chances = tuple[float, ...]
@@ -162,41 +162,65 @@ def bare(texts: list[tuple[str, Chances]], encoder: Encoder, rng: random.Random)
     yield from pool_batches(rows, rng)
 
 
-def reading_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Batch]:
-    """Batches of bare reviews with their labels, without end."""
-    for number in itertools.count():
-        rng = random.Random(f"reading:{seed}:{number}")
-        drawn = [drawer.review(rng) for _ in range(POOL)]
-        yield from bare([(r.text, certain(r.label)) for r in drawn], encoder, rng)
+def softened(label: str) -> Chances:
+    """Nearly all probability on one label: for pieces of reviews, which may say less."""
+    return tuple(0.05 + 0.85 * chance for chance in certain(label))
 
 
-def fragment_batches(
-    drawer: Drawer, encoder: Encoder, teacher: Teacher, seed: int
-) -> Iterator[Batch]:
-    """Batches of fragments with the teacher's probabilities, and a third reviews, without end."""
+def piece_batches(drawer: Drawer, encoder: Encoder, teacher: Teacher, seed: int) -> Iterator[Batch]:
+    """Batches of bare texts for the turn heads, without end, a third of each kind.
+
+    Whole reviews; the deciding words of reviews as their authors marked them, with a little
+    around; fragments with the teacher's probabilities.
+    """
+    marked = [r for r in drawer.reviews if r.phrase]
     for number in itertools.count():
-        rng = random.Random(f"fragments:{seed}:{number}")
+        rng = random.Random(f"pieces:{seed}:{number}")
         drawn = [drawer.review(rng) for _ in range(POOL // 3)]
         texts = [(r.text, certain(r.label)) for r in drawn]
+        drawn = [rng.choice(marked) for _ in range(POOL // 3)]
+        texts += [(around_phrase(r, rng), softened(r.label)) for r in drawn]
         pieces = [draw(drawer.reviews, rng) for _ in range(POOL - len(texts))]
         texts += zip(pieces, teacher.probabilities(pieces), strict=True)
         yield from bare(texts, encoder, rng)
 
 
-def steps(
-    drawer: Drawer, encoder: Encoder, teacher: Teacher, seed: int, reading: int, taught: int
-) -> Iterator[list[Batch]]:
-    """The batches of one training step after the other, in three stages.
+def bags(
+    drawer: Drawer, encoder: Encoder, seed: int, passes: int
+) -> Iterator[tuple[float, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+    """Batches of 256 texts as bags of tokens, for `passes` times the number of reviews.
 
-    The first `reading` steps have bare reviews only. Then each step has two batches of dialogues
-    and one of bare reviews, and from step `taught` on one of fragments in their place.
+    Each comes with the share that is done; a batch is the ids of all texts in one row, where each
+    text starts, and the texts' labels as probabilities of shape (256, 3). A tenth of the tokens
+    is left out.
     """
-    reviews = reading_batches(drawer, encoder, seed)
+    rng = random.Random(f"bags:{seed}")
+    marked = [r for r in drawer.reviews if r.phrase]
+    total = passes * len(drawer.reviews) // 256
+    for number in range(total):
+        rows, labels = [], []
+        for k in range(256):
+            whole = k % 4 > 0 or not marked
+            review = drawer.review(rng) if whole else rng.choice(marked)
+            text = review.text if whole else around_phrase(review, rng)
+            splitter = encoder.rough if rng.random() < 0.33 else encoder.plain
+            ids = splitter.encode(text, add_special_tokens=False).ids
+            rows.append([i for i in ids if rng.random() > 0.1] or [0])
+            labels.append(certain(review.label))
+        starts = [0, *itertools.accumulate(len(row) for row in rows[:-1])]
+        yield (
+            number / total,
+            (
+                torch.tensor([i for row in rows for i in row]),
+                torch.tensor(starts),
+                torch.tensor(labels),
+            ),
+        )
+
+
+def steps(drawer: Drawer, encoder: Encoder, teacher: Teacher, seed: int) -> Iterator[list[Batch]]:
+    """The batches of one training step after the other: two of dialogues, one of bare texts."""
     dialogues = dialogue_batches(drawer, encoder, seed)
-    fragments = fragment_batches(drawer, encoder, teacher, seed)
-    for step in itertools.count():
-        if step < reading:
-            yield [next(reviews) for _ in range(3)]
-        else:
-            third = reviews if step < taught else fragments
-            yield [next(dialogues), next(dialogues), next(third)]
+    pieces = piece_batches(drawer, encoder, teacher, seed)
+    for _ in itertools.count():
+        yield [next(dialogues), next(dialogues), next(pieces)]

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-VOCABULARY = 3072
+VOCABULARY = 4000
 CONTEXT = 1024
 SPECIALS = ["<unk>", "<s>", "</s>"]
 BYTES = [f"<0x{b:02X}>" for b in range(256)]

@@ -21,8 +21,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from pocket_llama import corpus, evaluate
 from pocket_llama import tokenizer as tokenizers
-from pocket_llama.batches import BOS, EOS, Batch, Encoder, steps
+from pocket_llama.batches import BOS, EOS, Batch, Encoder, bags, steps
 from pocket_llama.dialogues import Drawer
+from pocket_llama.muon import Muon
 from pocket_llama.teacher import Teacher
 
 RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
@@ -49,6 +50,34 @@ def config(vocabulary: int) -> LlamaConfig:
         pad_token_id=None,
         **SHAPE,
     )
+
+
+def autocast(device: str) -> torch.autocast:
+    """bf16 arithmetic where the processor has it; where it is only emulated, fp32 is faster."""
+    native = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=native)
+
+
+def warm_embeddings(
+    model: LlamaForCausalLM, head: torch.nn.Linear, drawer: Drawer, encoder: Encoder, args
+) -> None:
+    """Teach the embeddings in about a minute what single tokens mean for the label.
+
+    A bag of embeddings is trained alone, without the layers above it: the mean of a text's
+    embeddings, read by the first turn head (as fastText does, arXiv 1607.01759).
+    """
+    table = model.model.embed_tokens.weight
+    torch.nn.init.normal_(table, std=0.1)
+    adam = torch.optim.AdamW([table, *head.parameters()], lr=3e-3, weight_decay=0.05)
+    for done, (ids, starts, labels) in bags(drawer, encoder, args.seed, args.bags):
+        for group in adam.param_groups:
+            group["lr"] = 3e-3 * (1 - done)
+        ids, starts, labels = (t.to(table.device) for t in (ids, starts, labels))
+        means = torch.nn.functional.embedding_bag(ids, table, starts, mode="mean")
+        logits = head(torch.nn.functional.dropout(means, 0.2))
+        torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.05).backward()
+        adam.step()
+        adam.zero_grad()
 
 
 def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
@@ -108,7 +137,7 @@ def token_loss(
     weights = torch.nn.functional.pad(weights[chosen], (0, -len(chosen) % 128))
     chosen = torch.nn.functional.pad(chosen, (0, -len(chosen) % 128))  # few shapes, as in batches
     device = states.device
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device.type):
         logits = model.lm_head(states.flatten(0, 1)[chosen.to(device)])
     targets = batch.ids[:, 1:].flatten()[chosen].to(device)
     losses = torch.nn.functional.cross_entropy(
@@ -132,7 +161,7 @@ def reading_accuracy(model, heads: TurnHeads, tokenizer: Tokenizer, reviews: lis
 def make_optimizers(model: LlamaForCausalLM, heads: TurnHeads) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for everything else.
 
-    Muon (K. Jordan and others, 2024) needs clearly fewer steps here than AdamW alone.
+    Muon needs clearly fewer steps here than AdamW alone.
     """
     inside = [p for p in model.model.layers.parameters() if p.dim() > 1]
     tables = [model.model.embed_tokens.weight, model.lm_head.weight]
@@ -143,7 +172,7 @@ def make_optimizers(model: LlamaForCausalLM, heads: TurnHeads) -> list[torch.opt
         {"params": rest, "peak": 3e-3, "weight_decay": 0.0},
     ]
     return [
-        torch.optim.Muon(muon, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        Muon(muon),
         torch.optim.AdamW(adam, betas=(0.9, 0.98), fused=True),
     ]
 
@@ -182,11 +211,10 @@ def save_model(model: LlamaForCausalLM, folder: Path, result: Path, log: list[di
 def main() -> None:
     """Train, evaluating as it goes, and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--reading", type=int, default=600, help="first steps, on bare reviews")
-    parser.add_argument("--taught", type=int, default=1500, help="from then on, fragments too")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--bags", type=int, default=8, help="passes of embeddings alone, before")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--noise", type=float, default=0.05, help="share of prompt tokens hidden")
+    parser.add_argument("--noise", type=float, default=0.08, help="share of prompt tokens hidden")
     parser.add_argument("--heads", type=float, default=0.5, help="weight of the turn heads")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
@@ -214,13 +242,15 @@ def main() -> None:
 
     model = LlamaForCausalLM(config(tokenizer.get_vocab_size())).to(device)
     model.set_attn_implementation("eager")  # 1.5 times as fast as sdpa here, backward on a CPU
-    average = copy.deepcopy(model).eval()
     heads = TurnHeads(SHAPE["hidden_size"], (0, 2, 3)).to(device)
     add_dropout(model, args.dropout)
     forward = torch.compile(model.model, dynamic=True) if args.compile else model.model
     optimizers = make_optimizers(model, heads)
-    start, log, spent = 0, [], 0.0
+    start, log, spent, opened = 0, [], 0.0, time.time()
     checkpoint = args.run / "checkpoint.pt"
+    if not checkpoint.exists():
+        warm_embeddings(model, heads.heads[0], drawer, encoder, args)
+    average = copy.deepcopy(model).eval()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
         if state["args"] != {
@@ -237,10 +267,8 @@ def main() -> None:
         start, log, spent = state["step"], state["log"], state["spent"]
         print(f"resuming at step {start} of {args.steps}")
 
-    began, running = time.time() - spent, 0.0
-    stream = itertools.islice(
-        steps(drawer, encoder, teacher, args.seed, args.reading, args.taught), start, None
-    )
+    began, running = opened - spent, 0.0
+    stream = itertools.islice(steps(drawer, encoder, teacher, args.seed), start, None)
     bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step")
     for step in bar:
         for optimizer in optimizers:
@@ -255,7 +283,7 @@ def main() -> None:
         loss_sum = 0.0
         for batch in batches:
             shown = noised(batch, args.noise, generator)[:, :-1].to(device)
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 out = forward(input_ids=shown, use_cache=False, output_hidden_states=True)
             loss = torch.zeros((), device=device)
             if batch.weights.any():
@@ -274,7 +302,7 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        keep = min(0.998, (step + 1) / (step + 10))
+        keep = min(0.996, (step + 1) / (step + 10))
         with torch.no_grad():
             for mean, now in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(now, 1 - keep)
