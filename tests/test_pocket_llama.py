@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from course_utils import data, sentiment
 from course_utils.models import POCKET
 from pocket_llama import asking, corpus, evaluate
+from pocket_llama.muon import Muon
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +120,17 @@ def test_training_log_is_kept():
 @pytest.mark.slow
 def test_training_resumes_where_it_stopped(tmp_path):
     """Whoever's laptop went to sleep in the second hour of `make model`."""
-    options = ["--no-compile", "--steps", "4", "--every", "2"]
+    options = ["--no-compile", "--steps", "4", "--every", "2", "--bags", "2"]
 
     def train(run, result, stop=99):
         code = f"""if True:
             import sys
+            import torch
             from pocket_llama import batches, train
-            batches.POOL, batches.TOKENS, batches.PER_STEP = 12, 256, 1
+            torch.set_num_threads(1)
+            batches.POOL, batches.TOKENS = 12, 256
+            parts = {{k: v[:400] for k, v in train.corpus.split().items()}}
+            train.corpus.split = lambda: parts
             train.evaluate.label_accuracy = lambda *_: 0.5
             steps = train.steps
             def stopping(*args):
@@ -144,3 +149,19 @@ def test_training_resumes_where_it_stopped(tmp_path):
     assert "resuming at step 2" in again.stdout, again.stderr
     weights = [(tmp_path / k / "model.safetensors").read_bytes() for k in ("whole", "halves")]
     assert weights[0] == weights[1]
+
+
+def test_muon_here_is_muon_there():
+    """Whoever compares training recipes: our Muon does what torch's does, only in fp32."""
+    torch.manual_seed(3)
+    start, grads = torch.randn(24, 40), [torch.randn(24, 40) for _ in range(3)]
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    for matrix, optimizer in (
+        (ours, Muon([{"params": [ours], "weight_decay": 0.1}])),
+        (theirs, torch.optim.Muon([theirs], weight_decay=0.1, adjust_lr_fn="match_rms_adamw")),
+    ):
+        for grad in grads:
+            optimizer.param_groups[0]["lr"] = 0.01
+            matrix.grad = grad.clone()
+            optimizer.step()
+    assert (ours - theirs).abs().max() < 0.02 * (ours - start).abs().max()
