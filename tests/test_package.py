@@ -25,6 +25,7 @@ FLOORS = (
     "tensors holders shapes counters rungs memory predict fit",
     "record gptq autogptq",
     "tuning plots explorers",
+    "ladders",
     "checks exercises",
     "cards notebooks notebook_checks preflight lab validate publish classroom",
     "__main__",
