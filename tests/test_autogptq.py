@@ -1,6 +1,7 @@
 """AutoGPTQ in its own environment, and who reads whose GPTQ checkpoints."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -191,8 +192,12 @@ def test_transformers_to_autogptq_is_refused(by_transformers, texts, fp16, tmp_p
         autogptq.perplexity(by_transformers, texts[64:])
     said = str(caught.value)
     assert "gptq_v2" in said and "zero point" in said and "convert" in said
-    # without the check it loads without an error, and is wrong
-    assert autogptq.perplexity(by_transformers, texts[64:], check=False) / fp16 > 2
+    # with the settings file that auto-gptq asks for it loads without an error, and is wrong
+    bare = shutil.copytree(by_transformers, tmp_path / "with_settings")
+    stored = json.loads((bare / "config.json").read_text())["quantization_config"]
+    settings = {name: stored[name] for name in ("bits", "group_size", "desc_act", "sym")}
+    (bare / gptq_layouts.SETTINGS).write_text(json.dumps(settings))
+    assert autogptq.perplexity(bare, texts[64:], check=False) / fp16 > 2
     there = gptq_layouts.convert(by_transformers, tmp_path / "there", "auto-gptq")
     assert autogptq.perplexity(there, texts[64:]) / fp16 < LIMIT
 
