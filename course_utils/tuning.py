@@ -561,8 +561,3 @@ def _full(folder: Path, why: str) -> CourseError:
         why,
         "Free some space or name a folder on a larger disk, and run the cell again.",
     )
-
-
-def folder_bytes(folder: str | Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
