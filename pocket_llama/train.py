@@ -1,8 +1,10 @@
 """Train Pocket Llama from scratch: `make model`, or `python -m pocket_llama.train`.
 
-Seeded; resumes from its last checkpoint after an interruption; picks a GPU where there is one.
-Weights are averaged over the last steps (an exponential moving average), and the average is
-what is saved, as fp16 safetensors, in `course_utils/pocket_llama/`.
+Two stages: it learns to read bare reviews, judged word by word by a bag-of-words teacher; then it
+learns to answer in the chat format. Seeded; resumes from its last checkpoint after an
+interruption; picks a GPU where there is one. Weights are averaged over the last steps (an
+exponential moving average), and the average is what is saved, as fp16 safetensors, in
+`course_utils/pocket_llama/`.
 """
 
 import argparse
@@ -10,45 +12,74 @@ import copy
 import itertools
 import json
 import math
-import shutil
+import pickle
 import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from pocket_llama import corpus, evaluate
+from pocket_llama import batches, corpus, evaluate, teacher
 from pocket_llama import tokenizer as tokenizers
-from pocket_llama.batches import BOS, EOS, Batch, Encoder, bags, steps
-from pocket_llama.dialogues import Drawer
+from pocket_llama.batches import Batch, Beginnings, Encoder
+from pocket_llama.dialogues import Drawer, tokenizer_texts
+from pocket_llama.model import Learner, save
 from pocket_llama.muon import Muon
-from pocket_llama.teacher import Teacher
 
 RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
-PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
 RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 768,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-}
+PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
+READING_WEIGHT = 0.5  # of the heads' loss while it learns to answer
 
 
-def config(vocabulary: int) -> LlamaConfig:
-    """Llama 2's architecture at pocket size. The rope base stays 10,000, Llama 2's own."""
-    return LlamaConfig(
-        vocab_size=vocabulary,
-        max_position_embeddings=tokenizers.CONTEXT,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=None,
-        **SHAPE,
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training: its peak learning rates, and how long the weights are averaged."""
+
+    name: str
+    steps: int
+    tokens: int  # of judged text in a step
+    prompts: float  # the share of it that stands in prompts
+    dialogues: int  # batches of them in a step
+    warm_up: int  # steps
+    layers: float  # the matrices inside the layers; AdamW has the rest
+    embeddings: float
+    output: float
+    other: float
+    keep: float
+
+    def share(self, step: int) -> float:
+        """The share of the peaks at a step: linear warm-up, and a cosine down to 2 %."""
+        rise = min(1.0, (step + 1) / self.warm_up)
+        return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+    def optimizers(self, learner: Learner) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside the layers (fewer steps than AdamW alone), else AdamW."""
+        model = learner.model
+        inside = [p for p in model.model.layers.parameters() if p.dim() > 1]
+        other = [p for p in model.parameters() if p.dim() == 1] + list(learner.heads.parameters())
+        table, output = [model.model.embed_tokens.weight], [model.lm_head.weight]
+        adam = [
+            {"params": table, "peak": self.embeddings, "weight_decay": 0.05},
+            {"params": output, "peak": self.output, "weight_decay": 0.05},
+            {"params": other, "peak": self.other, "weight_decay": 0.0},
+        ]
+        return [
+            Muon([{"params": inside, "peak": self.layers, "weight_decay": 0.1}]),
+            torch.optim.AdamW(adam, betas=(0.9, 0.98), fused=True),
+        ]
+
+
+def stages(reading: int, answering: int) -> tuple[Stage, Stage]:
+    """The two stages with their numbers of steps."""
+    return (
+        Stage("reading", reading, 4096, 0.0, 0, 40, 1.6e-3, 1.6e-3, 0.0, 2.4e-3, 0.995),
+        Stage("answering", answering, 2048, 0.6, 2, 20, 1.0e-3, 0.75e-3, 2e-3, 1.5e-3, 0.99),
     )
 
 
@@ -59,17 +90,18 @@ def autocast(device: str) -> torch.autocast:
 
 
 def warm_embeddings(
-    model: LlamaForCausalLM, head: torch.nn.Linear, drawer: Drawer, encoder: Encoder, args
+    model: LlamaForCausalLM, drawer: Drawer, encoder: Encoder, seed: int, passes: int
 ) -> None:
     """Teach the embeddings in about a minute what single tokens mean for the label.
 
     A bag of embeddings is trained alone, without the layers above it: the mean of a text's
-    embeddings, read by the first turn head (as fastText does, arXiv 1607.01759).
+    embeddings, read by a linear layer (as fastText does, arXiv 1607.01759).
     """
     table = model.model.embed_tokens.weight
     torch.nn.init.normal_(table, std=0.1)
+    head = torch.nn.Linear(table.shape[1], 3).to(table.device)
     adam = torch.optim.AdamW([table, *head.parameters()], lr=3e-3, weight_decay=0.05)
-    for done, (ids, starts, labels) in bags(drawer, encoder, args.seed, args.bags):
+    for done, (ids, starts, labels) in batches.bags(drawer, encoder, seed, passes):
         for group in adam.param_groups:
             group["lr"] = 3e-3 * (1 - done)
         ids, starts, labels = (t.to(table.device) for t in (ids, starts, labels))
@@ -80,46 +112,12 @@ def warm_embeddings(
         adam.zero_grad()
 
 
-def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
-    """Drop parts of what attention and MLP add to the residual stream, while training only."""
-    for layer in model.model.layers:
-        for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            part.register_forward_hook(
-                lambda module, _, out: torch.nn.functional.dropout(out, rate, module.training)
-            )
-
-
-def noised(batch: Batch, rate: float, generator: torch.Generator) -> torch.Tensor:
-    """Replace a share of the prompt's tokens by `<unk>`, so that no single word is relied on."""
-    hit = torch.rand(batch.ids.shape, generator=generator) < rate
-    hit &= (batch.weights < 0.1) & (batch.ids > 258)
-    return batch.ids.masked_fill(hit, 0)
-
-
-class TurnHeads(torch.nn.Module):
-    """Linear heads that read a turn's label off the mean of its tokens' states, in mid-network.
-
-    Used in training only: they teach the lower layers what single words mean for the label long
-    before attention has learned to gather it at the answer. Deep supervision (arXiv 1409.5185).
-    """
-
-    def __init__(self, width: int, layers: tuple[int, ...]) -> None:
-        """One head of size (labels, width) for each of `layers`."""
-        super().__init__()
-        self.layers = layers
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, 3) for _ in layers)
-
-    def forward(self, states: tuple, turn: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The summed cross-entropy over turns, averaged over heads."""
-        total = states[0].new_zeros((), dtype=torch.float32)
-        flat = turn.flatten()
-        counts = torch.bincount(flat, minlength=len(labels) + 1)[1:, None].clamp(min=1)
-        for layer, head in zip(self.layers, self.heads, strict=True):
-            state = states[layer].float().flatten(0, 1)
-            sums = state.new_zeros(len(labels) + 1, state.shape[1]).index_add(0, flat, state)
-            logits = head(sums[1:] / counts)
-            total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        return total / len(self.layers)
+def noised(
+    ids: torch.Tensor, allowed: torch.Tensor, rate: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Replace a share of the words' tokens by `<unk>`, so that no single word is relied on."""
+    hit = torch.rand(ids.shape, generator=generator) < rate
+    return ids.masked_fill(hit & allowed & (ids > 258), 0)  # up to 258: special tokens and bytes
 
 
 def token_loss(
@@ -146,44 +144,42 @@ def token_loss(
     return (losses * weights.to(device)).sum()
 
 
-@torch.inference_mode()
-def reading_accuracy(model, heads: TurnHeads, tokenizer: Tokenizer, reviews: list) -> float:
-    """The share of bare reviews whose label the last turn head reads off rightly."""
-    right = 0
-    for review in reviews:
-        ids = torch.tensor([[BOS, *tokenizer.encode(review.text, add_special_tokens=False).ids]])
-        states = model.model(ids.to(model.device), output_hidden_states=True).hidden_states
-        found = heads.heads[-1](states[heads.layers[-1]].mean(1)).argmax().item()
-        right += evaluate.LABELS[found] == review.label
-    return right / len(reviews)
+@dataclass
+class Materials:
+    """What a training is made from; `settings` tell it from other trainings."""
+
+    settings: dict
+    folder: Path  # the tokenizer's
+    tokenizer: Tokenizer
+    drawer: Drawer
+    encoder: Encoder
+    judged: list[teacher.Judged]
+    validation: list[corpus.Review]
+
+    @property
+    def label_ids(self) -> list[int]:
+        """The first token of each label, in the order of `LABELS`."""
+        names = [f" {name}" for name in evaluate.LABELS]
+        return [self.tokenizer.encode(n, add_special_tokens=False).ids[0] for n in names]
+
+    def steps(self, stage: Stage, seed: int) -> Iterator[list[Beginnings | Batch]]:
+        """What one step after the other sees: judged texts, in the second stage also dialogues."""
+        texts = batches.beginning_batches(
+            self.judged, self.encoder, seed, stage.tokens, stage.prompts
+        )
+        dialogues = batches.dialogue_batches(self.drawer, self.encoder, seed)
+        for batch in texts:
+            yield [batch, *itertools.islice(dialogues, stage.dialogues)]
 
 
-def make_optimizers(model: LlamaForCausalLM, heads: TurnHeads) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for everything else.
-
-    Muon needs clearly fewer steps here than AdamW alone.
-    """
-    inside = [p for p in model.model.layers.parameters() if p.dim() > 1]
-    tables = [model.model.embed_tokens.weight, model.lm_head.weight]
-    rest = [p for p in model.parameters() if p.dim() == 1] + list(heads.parameters())
-    muon = [{"params": inside, "peak": 2e-3, "weight_decay": 0.1}]
-    adam = [
-        {"params": tables, "peak": 3e-3, "weight_decay": 0.05},
-        {"params": rest, "peak": 3e-3, "weight_decay": 0.0},
-    ]
-    return [
-        Muon(muon),
-        torch.optim.AdamW(adam, betas=(0.9, 0.98), fused=True),
-    ]
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """The share of the peak: linear warm-up over 3 %, then a cosine down to 2 %."""
-    warm = max(1, int(0.03 * steps))
-    if step < warm:
-        return (step + 1) / warm
-    done = (step - warm) / max(1, steps - warm)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+def cached(path: Path, make):
+    """What `make` returns, kept in a file of the run folder: whole or not at all."""
+    if not path.exists():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".new").write_bytes(pickle.dumps(found))
+        path.with_suffix(".new").replace(path)
+    return pickle.loads(path.read_bytes())
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -193,150 +189,219 @@ def save_checkpoint(path: Path, state: dict) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def save_model(model: LlamaForCausalLM, folder: Path, result: Path, log: list[dict]) -> None:
-    """Write the finished checkpoint folder: fp16 weights, configs, tokenizer, training log."""
-    result.mkdir(parents=True, exist_ok=True)
-    model = copy.deepcopy(model).to("cpu", torch.float16)
-    model.config.dtype = torch.float16
-    model.generation_config = GenerationConfig(
-        bos_token_id=BOS, eos_token_id=EOS, max_new_tokens=50
-    )
-    model.save_pretrained(result)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(folder / name, result / name)
-    text = "".join(json.dumps(entry) + "\n" for entry in log)
-    (result / "training_log.jsonl").write_text(text, encoding="utf-8")
-
-
-def main() -> None:
-    """Train, evaluating as it goes, and save."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--bags", type=int, default=8, help="passes of embeddings alone, before")
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--noise", type=float, default=0.08, help="share of prompt tokens hidden")
-    parser.add_argument("--heads", type=float, default=0.5, help="weight of the turn heads")
+    parser.add_argument("--reading", type=int, default=3800, help="steps of the first stage")
+    parser.add_argument("--answering", type=int, default=1000, help="steps of the second stage")
+    parser.add_argument("--bags", type=int, default=6, help="passes of embeddings alone, before")
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--noise", type=float, default=0.05, help="share of hidden words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=shutil.which("gcc") is not None,
-        help="twice as fast after two minutes; needs a C++ compiler on a CPU",
+        default=False,
+        help="compile the layers first; needs a C++ compiler on a CPU",
     )
     parser.add_argument("--run", type=Path, default=RUN)
     parser.add_argument("--result", type=Path, default=RESULT)
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(args.seed)
+
+def prepare(args: argparse.Namespace) -> Materials:
+    """Split the corpus, train the tokenizer, let the teachers judge; kept for the next time."""
     parts = corpus.split()
-    folder = args.run / "tokenizer"
+    digest = f"{zlib.crc32(repr(parts['train']).encode()):08x}"  # a run belongs to its corpus
+    folder = args.run / f"tokenizer-{digest}"
     if not (folder / "tokenizer.json").exists():
-        from pocket_llama.dialogues import tokenizer_texts
-
         tokenizers.save(tokenizers.train(tokenizer_texts()), folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    drawer, encoder = Drawer(parts["train"]), Encoder(tokenizer)
-    teacher = Teacher(parts["train"])
+    settings = {k: v for k, v in vars(args).items() if k not in ("run", "result", "compile")}
+    return Materials(
+        settings | {"corpus": digest},
+        folder,
+        tokenizer,
+        Drawer(parts["train"]),
+        Encoder(tokenizer),
+        cached(
+            args.run / f"judged-{digest}-{args.seed}.pickle",
+            lambda: teacher.judged(parts["train"], args.seed),
+        ),
+        parts["validation"],
+    )
 
-    model = LlamaForCausalLM(config(tokenizer.get_vocab_size())).to(device)
-    model.set_attn_implementation("eager")  # 1.5 times as fast as sdpa here, backward on a CPU
-    heads = TurnHeads(SHAPE["hidden_size"], (0, 2, 3)).to(device)
-    add_dropout(model, args.dropout)
-    forward = torch.compile(model.model, dynamic=True) if args.compile else model.model
-    optimizers = make_optimizers(model, heads)
-    start, log, spent, opened = 0, [], 0.0, time.time()
-    checkpoint = args.run / "checkpoint.pt"
-    if not checkpoint.exists():
-        warm_embeddings(model, heads.heads[0], drawer, encoder, args)
-    average = copy.deepcopy(model).eval()
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        if state["args"] != {
-            k: v for k, v in vars(args).items() if k not in ("run", "result", "compile")
-        }:
-            raise SystemExit(
-                f"{checkpoint} is of a run with other settings: remove it to start anew."
-            )
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        heads.load_state_dict(state["heads"])
-        for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(held)
-        start, log, spent = state["step"], state["log"], state["spent"]
-        print(f"resuming at step {start} of {args.steps}")
 
-    began, running = opened - spent, 0.0
-    stream = itertools.islice(steps(drawer, encoder, teacher, args.seed), start, None)
-    bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step")
-    for step in bar:
-        for optimizer in optimizers:
+class Training:
+    """A training under way: the learner, its running average, and how far it has come."""
+
+    def __init__(self, args: argparse.Namespace, materials: Materials) -> None:
+        """Start anew; `resume` goes on from a checkpoint's state instead."""
+        self.args, self.materials = args, materials
+        self.plan = stages(args.reading, args.answering)
+        self.total = args.reading + args.answering
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.learner = Learner(materials.tokenizer.get_vocab_size(), args.dropout).to(self.device)
+        layers = self.learner.model.model
+        self.forward = torch.compile(layers, dynamic=True) if args.compile else layers
+        self.average = copy.deepcopy(self.learner).eval()
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.stream: Iterator[list[Beginnings | Batch]] = iter(())
+        self.done, self.log, self.running = 0, [], 0.0
+        self.began = time.time()
+
+    def state(self) -> dict:
+        """All that a later call needs to go on as if there had been no interruption."""
+        return {
+            "settings": self.materials.settings,
+            "learner": self.learner.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "done": self.done,
+            "log": self.log,
+            "running": self.running,
+            "spent": time.time() - self.began,
+        }
+
+    def resume(self, state: dict) -> None:
+        """Go on from a checkpoint. Raises `ValueError` where it is of another training."""
+        if state["settings"] != self.materials.settings:
+            raise ValueError("of a run with other settings or another corpus")
+        self.learner.load_state_dict(state["learner"])
+        self.average.load_state_dict(state["average"])
+        self.done, self.log, self.running = state["done"], state["log"], state["running"]
+        self.began = time.time() - state["spent"]
+        self.enter(state["optimizers"])
+
+    def warm(self) -> None:
+        """Teach the embeddings first."""
+        seed, passes = self.args.seed, self.args.bags
+        drawer, encoder = self.materials.drawer, self.materials.encoder
+        warm_embeddings(self.learner.model, drawer, encoder, seed, passes)
+        self.average.load_state_dict(self.learner.state_dict())
+        self.enter()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the step that comes next."""
+        return self.plan[self.done >= self.args.reading]
+
+    @property
+    def step_in_stage(self) -> int:
+        """How many steps of the stage are done."""
+        return self.done - self.args.reading * (self.done >= self.args.reading)
+
+    def enter(self, held: list[dict] | None = None) -> None:
+        """Begin the stage, or go on within it with the optimizers' `held` states."""
+        self.optimizers = self.stage.optimizers(self.learner)
+        if self.step_in_stage and held:
+            for optimizer, state in zip(self.optimizers, held, strict=True):
+                optimizer.load_state_dict(state)
+        if self.done and not self.step_in_stage:  # the next stage starts from the average
+            self.learner.load_state_dict(self.average.state_dict())
+        steps = self.materials.steps(self.stage, self.args.seed)
+        self.stream = itertools.islice(steps, self.step_in_stage, None)
+
+    def loss(self, part: Beginnings | Batch, generator: torch.Generator) -> torch.Tensor:
+        """The heads' loss on judged texts, or the loss of a dialogue's next tokens."""
+        noise, judged = self.args.noise, isinstance(part, Beginnings)
+        allowed = part.ids > 0 if judged else part.weights < 0.1
+        ids = noised(part.ids, allowed, noise, generator).to(self.device)
+        with autocast(self.device):
+            if isinstance(part, Beginnings):
+                out = self.forward(input_ids=ids, use_cache=False, output_hidden_states=True)
+                return self.learner.reading_loss(out, part) + self.answer_loss(out, part)
+            out = self.forward(input_ids=ids[:, :-1], use_cache=False)
+        answers = float(part.weights[part.weights > 0.1].sum()) or 1.0
+        return token_loss(self.learner.model, out.last_hidden_state, part, generator) / answers
+
+    def answer_loss(self, out, part: Beginnings) -> torch.Tensor:
+        """How far the next token is from the label at the prompts' ends: mean cross-entropy."""
+        if not len(part.asked):
+            return torch.zeros((), device=self.device)
+        states = out.last_hidden_state[part.asked.to(self.device), part.end.to(self.device)]
+        chances = self.learner.model.lm_head(states).float().log_softmax(-1)
+        labels = self.materials.label_ids
+        return -(part.answers.to(self.device) * chances[:, labels]).sum(-1).mean()
+
+    def step(self) -> None:
+        """One step of training. Raises `ArithmeticError` where the loss is no number any more."""
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning_rate(step, args.steps)
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        torch.manual_seed(args.seed * 1_000_003 + step)
-        model.train()
-        batches = next(stream)
-        answers = sum(float(b.weights[b.weights > 0.1].sum()) for b in batches)
-        total = answers + args.heads * sum(len(b.labels) for b in batches)
-        loss_sum = 0.0
-        for batch in batches:
-            shown = noised(batch, args.noise, generator)[:, :-1].to(device)
-            with autocast(device):
-                out = forward(input_ids=shown, use_cache=False, output_hidden_states=True)
-            loss = torch.zeros((), device=device)
-            if batch.weights.any():
-                loss = loss + token_loss(model, out.last_hidden_state, batch, generator)
-            if len(batch.labels):
-                turn, labels = batch.turn[:, :-1].to(device), batch.labels.to(device)
-                loss = loss + args.heads * heads(out.hidden_states, turn, labels)
-            loss = loss / total
+                group["lr"] = group["peak"] * self.stage.share(self.step_in_stage)
+        seed = self.args.seed * 1_000_003 + self.done
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self.learner.train()
+        parts = next(self.stream)
+        total = 0.0
+        for part in parts:
+            reading = isinstance(part, Beginnings)
+            share = (READING_WEIGHT if reading else 1 / (len(parts) - 1)) if parts[1:] else 1.0
+            loss = self.loss(part, generator) * share
             if not torch.isfinite(loss):
-                raise SystemExit(
-                    f"loss is {loss.item()} at step {step}: lower the peaks in make_optimizers."
-                )
+                raise ArithmeticError(f"loss is {loss.item()} at step {self.done}")
             loss.backward()
-            loss_sum += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        keep = min(0.996, (step + 1) / (step + 10))
+        keep = min(self.stage.keep, (self.step_in_stage + 1) / (self.step_in_stage + 10))
         with torch.no_grad():
-            for mean, now in zip(average.parameters(), model.parameters(), strict=True):
+            both = zip(self.average.parameters(), self.learner.parameters(), strict=True)
+            for mean, now in both:
                 mean.lerp_(now, 1 - keep)
-        running = 0.98 * running + 0.02 * loss_sum if running else loss_sum
-        bar.set_postfix(loss=f"{running:.3f}", refresh=False)
-        if (step + 1) % args.every == 0 or step + 1 == args.steps:
-            found = evaluate.label_accuracy(average, tokenizer, parts["validation"])
-            read = reading_accuracy(average, heads, tokenizer, parts["validation"])
-            log.append(
-                {
-                    "step": step + 1,
-                    "minutes": round((time.time() - began) / 60, 1),
-                    "loss": round(running, 4),
-                    "validation_accuracy": round(found, 4),
-                    "reading_accuracy": round(read, 4),
-                }
-            )
-            tqdm.write(json.dumps(log[-1]))
-            save_checkpoint(
-                checkpoint,
-                {
-                    "args": {
-                        k: v for k, v in vars(args).items() if k not in ("run", "result", "compile")
-                    },
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "heads": heads.state_dict(),
-                    "optimizers": [o.state_dict() for o in optimizers],
-                    "step": step + 1,
-                    "log": log,
-                    "spent": time.time() - began,
-                },
-            )
-            save_model(average, folder, args.result, log)
+        self.running = 0.98 * self.running + 0.02 * total if self.running else total
+        self.done += 1
+        if self.done == self.args.reading:
+            self.enter()
+
+    def evaluate(self) -> dict:
+        """An entry for the log: how good the average is on the validation part."""
+        validation, tokenizer = self.materials.validation, self.materials.tokenizer
+        entry = {
+            "step": self.done,
+            "minutes": round((time.time() - self.began) / 60, 1),
+            "loss": round(self.running, 4),
+            "reading_accuracy": round(self.average.reading_accuracy(tokenizer, validation), 4),
+        }
+        if self.done > self.args.reading:
+            found = evaluate.label_accuracy(self.average.model, tokenizer, validation)
+            entry["validation_accuracy"] = round(found, 4)
+        self.log.append(entry)
+        return entry
+
+
+def main() -> None:
+    """Train, evaluating as it goes, and save."""
+    args = arguments()
+    torch.manual_seed(args.seed)
+    training = Training(args, prepare(args))
+    checkpoint = args.run / "checkpoint.pt"
+    if checkpoint.exists():
+        try:
+            training.resume(torch.load(checkpoint, map_location=training.device))
+        except ValueError as why:
+            raise SystemExit(f"{checkpoint} is {why}: remove it to start anew.") from None
+        print(f"resuming at step {training.done} of {training.total}")
+    else:
+        training.warm()
+    bar = tqdm(initial=training.done, total=training.total, unit="step")
+    while training.done < training.total:
+        stage = training.stage.name
+        training.step()
+        bar.update()
+        bar.set_postfix(stage=stage, loss=f"{training.running:.3f}", refresh=False)
+        if training.done % args.every and training.done != training.total:
+            continue
+        tqdm.write(json.dumps(training.evaluate()))
+        save_checkpoint(checkpoint, training.state())
+        if stage == "answering":
+            folder = training.materials.folder
+            save(training.average.model, folder, args.result, training.log)
+    bar.close()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_the_coffee_shop(model, tokenizer):
 
 
 def test_it_gets_unseen_reviews_right(model, fast):
-    """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches about 0.82."""
+    """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches 0.818."""
     reviews = corpus.split()["test"]
     assert evaluate.label_accuracy(model, fast, reviews) >= 0.80
 
@@ -134,9 +134,10 @@ def test_training_log_is_kept():
 
 
 @pytest.mark.slow
-def test_training_resumes_where_it_stopped(tmp_path):
-    """Whoever's laptop went to sleep in the second hour of `make model`."""
-    options = ["--no-compile", "--steps", "4", "--every", "2", "--bags", "2"]
+@pytest.mark.parametrize("stop", [3, 5])
+def test_training_resumes_where_it_stopped(tmp_path, stop):
+    """Whoever's laptop went to sleep in the second hour of `make model`, in either stage."""
+    options = ["--reading", "4", "--answering", "4", "--every", "2", "--bags", "2"]
 
     def train(run, result, stop=99):
         code = f"""if True:
@@ -145,24 +146,27 @@ def test_training_resumes_where_it_stopped(tmp_path):
             from pocket_llama import batches, train
             torch.set_num_threads(1)
             batches.POOL, batches.TOKENS = 12, 256
+            # The rough split draws from a generator in the tokenizers library that has no seed.
+            train.Encoder = lambda tokenizer: batches.Encoder(tokenizer, dropout=0.0)
             parts = {{k: v[:400] for k, v in train.corpus.split().items()}}
             train.corpus.split = lambda: parts
             train.evaluate.label_accuracy = lambda *_: 0.5
-            steps = train.steps
-            def stopping(*args):
-                for number, step in enumerate(steps(*args)):
-                    if number == {stop}:
-                        raise KeyboardInterrupt
-                    yield step
-            train.steps = stopping
+            noised, seen = train.noised, []
+            def stopping(ids, *args):
+                seen.append(ids)
+                if len(seen) == {stop}:
+                    raise KeyboardInterrupt
+                return noised(ids, *args)
+            train.noised = stopping
             sys.argv[1:] = {[*options, "--run", str(run), "--result", str(result)]!r}
             train.main()"""
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
-    assert train(tmp_path / "a", tmp_path / "whole").returncode == 0
-    assert train(tmp_path / "b", tmp_path / "halves", stop=3).returncode != 0
+    whole = train(tmp_path / "a", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert train(tmp_path / "b", tmp_path / "halves", stop=stop).returncode != 0
     again = train(tmp_path / "b", tmp_path / "halves")
-    assert "resuming at step 2" in again.stdout, again.stderr
+    assert f"resuming at step {stop - 1} of 8" in again.stdout, again.stderr
     weights = [(tmp_path / k / "model.safetensors").read_bytes() for k in ("whole", "halves")]
     assert weights[0] == weights[1]
 
