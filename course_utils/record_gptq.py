@@ -83,6 +83,7 @@ def exchange(folder: str, work: Path, device: str) -> list[dict[str, Any]]:
     for_new = to(old, work / "for-new", "gptqmodel")
     for_plain = to(old, work / "for-plain", "transformers")
     for_old = to(two, work / "for-old", "auto-gptq")
+    unchecked = gptq_layouts.as_v2(new, work / "unchecked")
     rows: list[tuple[str, str, str, Callable[[Any], float], Any]] = [
         ("fp16", "transformers", "as it is", plain, folder),
         ("GPTQModel", "transformers", "as it is", plain, new),
@@ -92,7 +93,7 @@ def exchange(folder: str, work: Path, device: str) -> list[dict[str, Any]]:
         ("auto-gptq", "transformers", "file renamed", plain, for_plain),
         ("auto-gptq", "GPTQModel", "file renamed, JSON edited", by_new, for_new),
         ("transformers", "GPTQModel", "as it is", by_new, two),
-        ("transformers", "auto-gptq", "as it is, unchecked", by_old, two),
+        ("GPTQModel", "auto-gptq", "as version 2, unchecked", by_old, unchecked),
         ("transformers", "auto-gptq", "zeros rewritten", by_old, for_old),
     ]
     found: list[dict[str, Any]] = []
