@@ -26,9 +26,7 @@ TOKENS = 2048  # in a batch of dialogues
 POOL = 1200  # examples that are sorted by length together
 LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.01  # a target's weight in the loss
 LONGEST = 256  # tokens of a judged text; longer ones are left out
-AUTHOR = (
-    0.6  # the author's share in the target after a review's last word, the teacher's is the rest
-)
+AUTHOR = 0.6  # the author's share in the target of a review's last word; the rest is the teacher's
 LAST_OF_REVIEW, LAST_OF_PIECE, WITHIN = 4.0, 2.0, 0.5  # a judged word's weight, by where it stands
 
 

@@ -12,22 +12,19 @@ import copy
 import itertools
 import json
 import math
-import pickle
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM
 
-from pocket_llama import batches, corpus, evaluate, teacher
-from pocket_llama import tokenizer as tokenizers
+from pocket_llama import batches, evaluate
 from pocket_llama.batches import Batch, Beginnings, Encoder
-from pocket_llama.dialogues import Drawer, tokenizer_texts
+from pocket_llama.dialogues import Drawer
+from pocket_llama.materials import Materials, prepare
 from pocket_llama.model import Learner, save
 from pocket_llama.muon import Muon
 
@@ -144,44 +141,6 @@ def token_loss(
     return (losses * weights.to(device)).sum()
 
 
-@dataclass
-class Materials:
-    """What a training is made from; `settings` tell it from other trainings."""
-
-    settings: dict
-    folder: Path  # the tokenizer's
-    tokenizer: Tokenizer
-    drawer: Drawer
-    encoder: Encoder
-    judged: list[teacher.Judged]
-    validation: list[corpus.Review]
-
-    @property
-    def label_ids(self) -> list[int]:
-        """The first token of each label, in the order of `LABELS`."""
-        names = [f" {name}" for name in evaluate.LABELS]
-        return [self.tokenizer.encode(n, add_special_tokens=False).ids[0] for n in names]
-
-    def steps(self, stage: Stage, seed: int) -> Iterator[list[Beginnings | Batch]]:
-        """What one step after the other sees: judged texts, in the second stage also dialogues."""
-        texts = batches.beginning_batches(
-            self.judged, self.encoder, seed, stage.tokens, stage.prompts
-        )
-        dialogues = batches.dialogue_batches(self.drawer, self.encoder, seed)
-        for batch in texts:
-            yield [batch, *itertools.islice(dialogues, stage.dialogues)]
-
-
-def cached(path: Path, make):
-    """What `make` returns, kept in a file of the run folder: whole or not at all."""
-    if not path.exists():
-        found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".new").write_bytes(pickle.dumps(found))
-        path.with_suffix(".new").replace(path)
-    return pickle.loads(path.read_bytes())
-
-
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write whole or not at all: an interruption leaves the previous checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,29 +167,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, default=RUN)
     parser.add_argument("--result", type=Path, default=RESULT)
     return parser.parse_args()
-
-
-def prepare(args: argparse.Namespace) -> Materials:
-    """Split the corpus, train the tokenizer, let the teachers judge; kept for the next time."""
-    parts = corpus.split()
-    digest = f"{zlib.crc32(repr(parts['train']).encode()):08x}"  # a run belongs to its corpus
-    folder = args.run / f"tokenizer-{digest}"
-    if not (folder / "tokenizer.json").exists():
-        tokenizers.save(tokenizers.train(tokenizer_texts()), folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    settings = {k: v for k, v in vars(args).items() if k not in ("run", "result", "compile")}
-    return Materials(
-        settings | {"corpus": digest},
-        folder,
-        tokenizer,
-        Drawer(parts["train"]),
-        Encoder(tokenizer),
-        cached(
-            args.run / f"judged-{digest}-{args.seed}.pickle",
-            lambda: teacher.judged(parts["train"], args.seed),
-        ),
-        parts["validation"],
-    )
 
 
 class Training:
@@ -300,7 +236,8 @@ class Training:
                 optimizer.load_state_dict(state)
         if self.done and not self.step_in_stage:  # the next stage starts from the average
             self.learner.load_state_dict(self.average.state_dict())
-        steps = self.materials.steps(self.stage, self.args.seed)
+        stage, seed = self.stage, self.args.seed
+        steps = self.materials.steps(seed, stage.tokens, stage.prompts, stage.dialogues)
         self.stream = itertools.islice(steps, self.step_in_stage, None)
 
     def loss(self, part: Beginnings | Batch, generator: torch.Generator) -> torch.Tensor:
@@ -391,7 +328,10 @@ def main() -> None:
     bar = tqdm(initial=training.done, total=training.total, unit="step")
     while training.done < training.total:
         stage = training.stage.name
-        training.step()
+        try:
+            training.step()
+        except ArithmeticError as why:
+            raise SystemExit(f"{why}: lower the peaks in stages().") from None
         bar.update()
         bar.set_postfix(stage=stage, loss=f"{training.running:.3f}", refresh=False)
         if training.done % args.every and training.done != training.total:

@@ -143,14 +143,14 @@ def test_training_resumes_where_it_stopped(tmp_path, stop):
         code = f"""if True:
             import sys
             import torch
-            from pocket_llama import batches, train
+            from pocket_llama import batches, corpus, evaluate, materials, train
             torch.set_num_threads(1)
             batches.POOL, batches.TOKENS = 12, 256
             # The rough split draws from a generator in the tokenizers library that has no seed.
-            train.Encoder = lambda tokenizer: batches.Encoder(tokenizer, dropout=0.0)
-            parts = {{k: v[:400] for k, v in train.corpus.split().items()}}
-            train.corpus.split = lambda: parts
-            train.evaluate.label_accuracy = lambda *_: 0.5
+            materials.Encoder = lambda tokenizer: batches.Encoder(tokenizer, dropout=0.0)
+            parts = {{k: v[:400] for k, v in corpus.split().items()}}
+            corpus.split = lambda: parts
+            evaluate.label_accuracy = lambda *_: 0.5
             noised, seen = train.noised, []
             def stopping(ids, *args):
                 seen.append(ids)

@@ -1,0 +1,81 @@
+"""What Pocket Llama is trained from: tokenizer, dialogues and judged texts of one corpus.
+
+What takes minutes to make is kept in the run folder, under the fingerprint of the corpus.
+"""
+
+import argparse
+import itertools
+import pickle
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from pocket_llama import batches, corpus, evaluate, teacher
+from pocket_llama import tokenizer as tokenizers
+from pocket_llama.batches import Batch, Beginnings, Encoder
+from pocket_llama.dialogues import Drawer, tokenizer_texts
+
+
+@dataclass
+class Materials:
+    """What a training is made from; `settings` tell it from other trainings."""
+
+    settings: dict
+    folder: Path  # the tokenizer's
+    tokenizer: Tokenizer
+    drawer: Drawer
+    encoder: Encoder
+    judged: list[teacher.Judged]
+    validation: list[corpus.Review]
+
+    @property
+    def label_ids(self) -> list[int]:
+        """The first token of each label, in the order of `LABELS`."""
+        names = [f" {name}" for name in evaluate.LABELS]
+        return [self.tokenizer.encode(n, add_special_tokens=False).ids[0] for n in names]
+
+    def steps(
+        self, seed: int, tokens: int, prompts: float, dialogues: int
+    ) -> Iterator[list[Beginnings | Batch]]:
+        """What one step after the other sees: judged texts, and a number of dialogue batches."""
+        texts = batches.beginning_batches(self.judged, self.encoder, seed, tokens, prompts)
+        talks = batches.dialogue_batches(self.drawer, self.encoder, seed)
+        for batch in texts:
+            yield [batch, *itertools.islice(talks, dialogues)]
+
+
+def cached(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, kept in a file of the run folder: whole or not at all."""
+    if not path.exists():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".new").write_bytes(pickle.dumps(found))
+        path.with_suffix(".new").replace(path)
+    return pickle.loads(path.read_bytes())
+
+
+def prepare(args: argparse.Namespace) -> Materials:
+    """Split the corpus, train the tokenizer, let the teachers judge; kept for the next time."""
+    parts = corpus.split()
+    digest = f"{zlib.crc32(repr(parts['train']).encode()):08x}"  # a run belongs to its corpus
+    folder = args.run / f"tokenizer-{digest}"
+    if not (folder / "tokenizer.json").exists():
+        tokenizers.save(tokenizers.train(tokenizer_texts()), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    settings = {k: v for k, v in vars(args).items() if k not in ("run", "result", "compile")}
+    return Materials(
+        settings | {"corpus": digest},
+        folder,
+        tokenizer,
+        Drawer(parts["train"]),
+        Encoder(tokenizer),
+        cached(
+            args.run / f"judged-{digest}-{args.seed}.pickle",
+            lambda: teacher.judged(parts["train"], args.seed),
+        ),
+        parts["validation"],
+    )
