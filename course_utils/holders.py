@@ -32,7 +32,10 @@ def _below(thing: Any) -> Iterable[Any]:
 @functools.cache
 def _is_end(kind: type) -> bool:
     """Whether objects of this type are not followed: the notebook's own shell is one of them."""
-    return issubclass(kind, _ENDS) or kind.__module__.startswith(("IPython.", "ipykernel."))
+    if issubclass(kind, _ENDS) or kind.__module__.startswith(("IPython.", "ipykernel.")):
+        return True
+    # Colab's shell is a class of its own; through it everything in the notebook is reached
+    return any(base.__module__ == "IPython.core.interactiveshell" for base in kind.__mro__)
 
 
 def _filled(cell: types.CellType) -> bool:

@@ -102,6 +102,21 @@ def test_a_function_or_an_object_that_holds_a_model_is_found():
     assert memory.free().returned
 
 
+def test_colabs_shell_is_not_named_as_a_holder():
+    """A learner on Colab: `free()` must not tell them to delete `get_ipython`."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell_class = type("Shell", (InteractiveShell,), {"__module__": "google.colab._shell"})
+    shell = shell_class.__new__(shell_class)
+    with memory.measure():
+        shell.__dict__["user_ns"] = {"model": torch.ones(100_000)}
+        get_ipython = shell.run_cell
+    names = [who for who, _ in memory.free().holders]
+    assert not any(who.startswith(("shell in ", "get_ipython in ")) for who in names), names
+    del shell.__dict__["user_ns"], get_ipython
+    assert memory.free().returned
+
+
 def test_loading_again_without_free_still_counts_the_new_model():
     """A learner who runs the loading cell twice: the second has the model's bytes, not zero."""
     with memory.measure():
