@@ -28,6 +28,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from course_utils import notebooks, validate, validate_report
+from course_utils.errors import CourseError
 
 HERE = Path(__file__).resolve().parent
 BASE = notebooks.ROOT / ".venv-colab"
@@ -219,8 +220,11 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--report", type=Path, metavar="FOLDER")
     args = parser.parse_args()
+    try:
+        paths = [path.resolve() for path in validate.found(args.notebooks)]
+    except CourseError as error:
+        raise SystemExit(str(error)) from None
     build_base()
-    paths = [path.resolve() for path in args.notebooks] or notebooks.every()
     pairs: dict[str, list[Path]] = {}
     for path in paths:
         pairs.setdefault(path.stem, []).append(path)
