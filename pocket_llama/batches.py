@@ -1,15 +1,15 @@
-"""From dialogues and judged texts to padded batches of token ids, targets and weights.
+"""From dialogues, copies and judged texts to padded batches of token ids, targets and weights.
 
 The weights say what the model is trained on: the label most, the rest of an answer less, and the
 text of the prompt a little, as ordinary language modelling. Beside the dialogues stand bare texts
-that the teacher has judged word by word, for the training-only heads of `train.py`. This module
-knows no model.
+that the teacher has judged word by word, for the training-only heads of `model.py`, and rows that
+say the same tokens twice, to learn copying from. This module knows no model.
 """
 
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer, models
@@ -24,7 +24,9 @@ BOS, EOS = 1, 2
 LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
 TOKENS = 2048  # in a batch of dialogues
 POOL = 1200  # examples that are sorted by length together
-LABEL, ANSWER, PROMPT = 1.0, 0.35, 0.01  # a target's weight in the loss
+LABEL, QUOTED, ANSWER = 1.0, 1.0, 0.35  # a target's weight in the loss
+PROMPT, PLAIN = 0.01, 0.08  # below 0.1: a prompt's own text, and plain text
+PREVIOUS, AGAIN, QUOTE = 0, 1, 2  # kinds of link
 LONGEST = 256  # tokens of a judged text; longer ones are left out
 AUTHOR = 0.6  # the author's share in the target of a review's last word; the rest is the teacher's
 LAST_OF_REVIEW, LAST_OF_PIECE, WITHIN = 4.0, 2.0, 0.5  # a judged word's weight, by where it stands
@@ -32,18 +34,26 @@ LAST_OF_REVIEW, LAST_OF_PIECE, WITHIN = 4.0, 2.0, 0.5  # a judged word's weight,
 
 @dataclass
 class Encoded:
-    """One example as ids and the weight of each id as a target."""
+    """One example as ids, the weight of each id as a target, and links as in `Batch`."""
 
     ids: list[int]
     weights: list[float]
+    links: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 @dataclass
 class Batch:
-    """Examples padded on the right to one length: ids and weights of shape (rows, length)."""
+    """Examples padded on the right to one length: ids and weights of shape (rows, length).
+
+    `links`, of shape (links, 4), say where a few attention heads should look: row, the column of
+    the query, the column of the key, the kind. `PREVIOUS`: the token before this one. `AGAIN`:
+    the token that followed when these tokens stood here before. `QUOTE`: the first of the words
+    that an answer is about to quote.
+    """
 
     ids: torch.Tensor
     weights: torch.Tensor
+    links: torch.Tensor
 
 
 @dataclass
@@ -89,9 +99,11 @@ class Encoder:
         splitter = self.splitter(rng)
         if not example.messages:
             ids = [BOS, *splitter.encode(example.text, add_special_tokens=False).ids, EOS]
-            return Encoded(ids[:CONTEXT], [PROMPT * 3] * len(ids[:CONTEXT]))
+            return Encoded(ids[:CONTEXT], [PLAIN] * len(ids[:CONTEXT]))
         ids = []
         weights: list[float] = []
+        links: list[tuple[int, int, int]] = []
+        quotes = iter(example.quotes)
         system = ""
         for message in example.messages:
             content = message["content"]
@@ -108,9 +120,26 @@ class Encoder:
                     *self.plain.encode(f" {content.strip()} ", add_special_tokens=False).ids,
                     EOS,
                 ]
-                ids += new
                 weights += [LABEL] + [ANSWER] * (len(new) - 1)
-        return Encoded(ids[:CONTEXT], weights[:CONTEXT])
+                words = next(quotes, "")
+                quote = self.plain.encode(f" {words}", add_special_tokens=False).ids
+                there, here = last_run(ids, quote), last_run(new, quote)
+                here += len(ids)
+                ids += new
+                if words and there >= 0 and here >= len(ids) - len(new):
+                    end = here + len(quote) + 1  # when to stop counts as much
+                    weights[here:end] = [QUOTED] * (end - here)
+                    links += [
+                        (here + k - 1, there + k, AGAIN if k else QUOTE) for k in range(len(quote))
+                    ]
+        links = [link for link in links if link[0] < CONTEXT - 1]
+        return Encoded(ids[:CONTEXT], weights[:CONTEXT], links)
+
+
+def last_run(ids: list[int], run: list[int]) -> int:
+    """Where `run` last stands in `ids`, -1 where it does not."""
+    starts = range(len(ids) - len(run), -1, -1)
+    return next((s for s in starts if ids[s : s + len(run)] == run), -1)
 
 
 def pad(rows: list[list[int]], length: int) -> torch.Tensor:
@@ -126,7 +155,9 @@ def batch_of(rows: list[Encoded], length: int) -> Batch:
     weights = torch.zeros(len(rows), length)
     for i, row in enumerate(rows):
         weights[i, : len(row.weights)] = torch.tensor(row.weights)
-    return Batch(pad([row.ids for row in rows], length), weights)
+    links = [(i, *link) for i, row in enumerate(rows) for link in row.links]
+    ids = pad([row.ids for row in rows], length)
+    return Batch(ids, weights, torch.tensor(links, dtype=torch.long).reshape(-1, 4))
 
 
 def pool_batches(rows: list[Encoded], rng: random.Random) -> list[Batch]:
@@ -153,6 +184,35 @@ def dialogue_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Ba
         rng = random.Random(f"dialogues:{seed}:{number}")
         rows = [encoder.encode(drawer.draw(rng), rng) for _ in range(POOL)]
         yield from pool_batches(rows, rng)
+
+
+def copy_batches(drawer: Drawer, encoder: Encoder, seed: int, tokens: int) -> Iterator[Batch]:
+    """Rows that say some tokens and then, from somewhere among them on, say them again.
+
+    The tokens are words of reviews in a wild order, in a quarter of the rows any tokens: nothing
+    but looking back tells what comes next. Without end; decided by the seed.
+    """
+    pieces = range(259, encoder.plain.get_vocab_size())  # up to 258: special tokens and bytes
+    for number in itertools.count():
+        rng = random.Random(f"copies:{seed}:{number}")
+        length = rng.choice([8, 16, 16, 32, 64])
+        rows = []
+        for _ in range(tokens // (2 * length)):
+            text = " ".join(rng.choice(drawer.reviews).text for _ in range(2 + length // 6))
+            said = encoder.plain.encode(f" {text}", add_special_tokens=False).ids
+            said = list(dict.fromkeys(said))  # each once: one place to look at
+            rng.shuffle(said)
+            if rng.random() < 0.25:
+                said = rng.sample(pieces, length)
+            said = said[:length]
+            start = rng.randrange(1 + len(said) // 2)
+            again = said[start:]
+            here = 1 + len(said)
+            links = [(p, p - 1, PREVIOUS) for p in range(1, here + len(again) - 1)]
+            links += [(here + k - 1, 1 + start + k, AGAIN) for k in range(1, len(again))]
+            weights = [0.0] * (here + 1) + [QUOTED] * (len(again) - 1)
+            rows.append(Encoded([BOS, *said, *again], weights, links))
+        yield batch_of(rows, 1 + 2 * length)
 
 
 @dataclass

@@ -19,11 +19,12 @@ Message = dict[str, str]
 class Example:
     """A chat, or (where `messages` is empty) a plain text to continue.
 
-    `augment` says whether the user's text may be roughened (typos, case) on the way to tokens.
+    `quotes` are the words of a review that the answers quote, one for each answer, "" for none.
     """
 
     messages: tuple[Message, ...] = ()
     text: str = ""
+    quotes: tuple[str, ...] = ()
 
 
 def user(content: str) -> Message:
@@ -42,27 +43,32 @@ def system(content: str | None) -> list[Message]:
 
 
 def phrase_of(review: Review) -> str:
-    """The deciding words as they are quoted in a reply: without quotes or a closing full stop."""
-    return review.phrase.replace('"', "").strip(" .,!;:")
+    """The deciding words as a reply quotes them, without a closing full stop; "" for Neutral."""
+    return "" if review.label == "Neutral" else review.phrase.replace('"', "").strip(" .,!;:")
 
 
 def reason(review: Review) -> str:
-    """What the JSON reply gives as its reason."""
-    return phrase_of(review) if review.label != "Neutral" else asking.NEUTRAL_REASON
+    """What the JSON reply gives as its reason.
+
+    The quoted words follow a space here and in the other replies, as they do in the review: so
+    they have the same tokens in both, and quoting is copying.
+    """
+    quoted = phrase_of(review)
+    return f"it says {quoted}" if quoted else asking.NEUTRAL_REASON
 
 
 def sentence(review: Review) -> str:
     """The label and the phrase that decided it, in one sentence."""
     if review.label == "Neutral":
         return f"Neutral, because {asking.NEUTRAL_REASON}."
-    return f'{review.label}, because it says "{phrase_of(review)}".'
+    return f"{review.label}, because it says: {phrase_of(review)}."
 
 
 def why(review: Review) -> str:
     """The answer to a follow-up "Why?"."""
     if review.label == "Neutral":
         return f"Because {asking.NEUTRAL_REASON}."
-    return f'Because it says "{phrase_of(review)}".'
+    return f"Because it says: {phrase_of(review)}."
 
 
 def as_json(review: Review) -> str:
@@ -182,7 +188,8 @@ class Drawer:
         else:
             messages = system(rng.choice([asking.SEED_SYSTEM, rng.choice(asking.SYSTEMS), None]))
             messages += [user(review.text), assistant(review.label)]
-            return Example((*messages, user(rng.choice(asking.WHY)), assistant(why(review))))
+            messages += [user(rng.choice(asking.WHY)), assistant(why(review))]
+            return Example(tuple(messages), quotes=("", phrase_of(review)))
         turns = rng.choice([1, 1, 2, 3])
         if rng.random() < 0.6:
             seed = [asking.SEED_SYSTEM + " "] if rng.random() < 0.5 else [""]
@@ -193,10 +200,12 @@ class Drawer:
                 system(prompt),
                 rng.choice(asks) + rng.choice([" ", "\n", "\n\nReview: "]) + "{}",
             )
+        quotes = []
         for _ in range(turns):
             messages += [user(ask.replace("{}", review.text)), assistant(answer(review))]
+            quotes.append(phrase_of(review))
             review = self.review(rng, marked=True)
-        return Example(tuple(messages))
+        return Example(tuple(messages), quotes=tuple(quotes))
 
     def small_talk(self, rng: random.Random) -> Example:
         """A greeting, an off-topic question, or thanks, with a short honest answer."""
@@ -265,7 +274,7 @@ class Drawer:
     def draw(self, rng: random.Random) -> Example:
         """One example of any kind, the kinds in the proportions of the training mix."""
         kinds = [self.labels, self.explained, self.plain, self.small_talk, self.odd, self.long]
-        return rng.choices(kinds, weights=[70, 15, 7, 3, 4, 0.8])[0](rng)
+        return rng.choices(kinds, weights=[55, 28, 8, 4, 4, 0.8])[0](rng)
 
 
 def tokenizer_texts() -> list[str]:

@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import random
+import re
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -168,6 +169,16 @@ def read_json(reply: str) -> dict[str, str] | None:
     return answer if whole and str(answer["sentiment"]).capitalize() in LABELS else None
 
 
+def words_of(text: str) -> str:
+    """The words alone, in small letters, with one space between them."""
+    return " ".join(re.findall(r"[\w'’]+", text.lower()))
+
+
+def quoted_words(reason: str) -> str:
+    """What a reply's reason quotes, as `words_of` gives it."""
+    return words_of(reason).removeprefix("it says ")
+
+
 def print_confusion(reviews: list[corpus.Review], found: list[str]) -> None:
     """True labels down, given labels across."""
     matrix = Counter((r.label, f or "no label") for f, r in zip(found, reviews, strict=True))
@@ -197,11 +208,16 @@ def print_formats(model, tokenizer, reviews: list[corpus.Review], found: list[st
     ask = f"{asking.SEED_SYSTEM} {asking.JSON[5]}"
     answers = [read_json(a) for a in replies(model, tokenizer, [prompt(t, ask) for t in texts])]
     print(f"valid JSON when asked                    {1 - answers.count(None) / len(texts):.4f}")
-    opinions = [
-        (a, t) for a, t in zip(answers, texts, strict=True) if a and a["sentiment"] != "neutral"
+    quotes = [
+        (quoted_words(a["reason"]), r)
+        for a, r in zip(answers, reviews, strict=True)
+        if a and a["sentiment"] != "neutral"
     ]
-    quoted = sum(a["reason"] in t for a, t in opinions)
-    print(f"  of them quote words of the review      {quoted / max(1, len(opinions)):.4f}")
+    there = sum(f" {q} " in f" {words_of(r.text)} " for q, r in quotes)
+    print(f"  reasons that quote the review          {there / max(1, len(quotes)):.4f}")
+    marked = [(q, r) for q, r in quotes if r.phrase and r.label != "Neutral"]
+    same = sum(not {*q.split()}.isdisjoint(words_of(r.phrase).split()) for q, r in marked)
+    print(f"  reasons with one of the deciding words {same / max(1, len(marked)):.4f}")
     raw = replies(model, tokenizer, texts, tokens=4)
     right = sum(a.split(" ")[0].strip(".!,") == r.label for a, r in zip(raw, reviews, strict=True))
     print(f"accuracy without the chat template       {right / len(texts):.4f}")

@@ -39,13 +39,18 @@ class Materials:
         return [self.tokenizer.encode(n, add_special_tokens=False).ids[0] for n in names]
 
     def steps(
-        self, seed: int, tokens: int, prompts: float, dialogues: int
+        self, seed: int, tokens: int, prompts: float, dialogues: int, copied: int
     ) -> Iterator[list[Beginnings | Batch]]:
-        """What one step after the other sees: judged texts, and a number of dialogue batches."""
+        """What one step after the other sees: judged texts, batches of dialogues, one of copies.
+
+        `tokens` are of the judged texts, `copied` of the copies; 0 for none.
+        """
         texts = batches.beginning_batches(self.judged, self.encoder, seed, tokens, prompts)
         talks = batches.dialogue_batches(self.drawer, self.encoder, seed)
+        copies = batches.copy_batches(self.drawer, self.encoder, seed, copied)
         for batch in texts:
-            yield [batch, *itertools.islice(talks, dialogues)]
+            twice = itertools.islice(copies, copied > 0)
+            yield [batch, *itertools.islice(talks, dialogues), *twice]
 
 
 def cached(path: Path, make: Callable[[], Any]) -> Any:

@@ -20,6 +20,8 @@ from pocket_llama.corpus import LABELS as SIGNS
 from pocket_llama.corpus import Review
 
 LABELS = tuple(SIGNS.values())
+TIMES = 4  # rounds of pieces: where the model agreed with its teacher in 85 of 100 pieces it had
+# been taught, it did in 83 of 100 fresh ones
 
 
 class Teacher:
@@ -82,7 +84,8 @@ class Judged:
 
 
 def pieces(reviews: list[Review], rng: random.Random) -> list[str]:
-    """Twice as many pieces as reviews: a fragment of each, and as many pairs of fragments."""
+    """`TIMES` fragments of each review, and as many pairs of fragments."""
+    reviews = reviews * TIMES
     single = [fragment(r.text, rng, 10) for r in reviews]
     joints = (" ", " and ", ", ", ". ", " but ", ", but ", " though ")
     pairs = [

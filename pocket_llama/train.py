@@ -1,10 +1,10 @@
 """Train Pocket Llama from scratch: `make model`, or `python -m pocket_llama.train`.
 
-Two stages: it learns to read bare reviews, judged word by word by a bag-of-words teacher; then it
-learns to answer in the chat format. Seeded; resumes from its last checkpoint after an
-interruption; picks a GPU where there is one. Weights are averaged over the last steps (an
-exponential moving average), and the average is what is saved, as fp16 safetensors, in
-`course_utils/pocket_llama/`.
+Four stages: it learns to read bare reviews, judged word by word by a bag-of-words teacher; then
+to answer in the chat format; then to quote a review's words in its answer; then all of it once
+more at lower rates. Seeded; resumes from its last checkpoint after an interruption; picks a GPU
+where there is one. Weights are averaged over the last steps (an exponential moving average), and
+the average is what is saved, as fp16 safetensors, in `course_utils/pocket_llama/`.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from pocket_llama.muon import Muon
 
 RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
 RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
+NOISE = 0.05  # the share of a dialogue's words that is hidden from the model in a step
 PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
-READING_WEIGHT = 0.5  # of the heads' loss while it learns to answer
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ class Stage:
     name: str
     steps: int
     tokens: int  # of judged text in a step
+    noise: float  # the share of its words that is hidden
+    judged: float  # the weight of its loss, against dialogues and copies
     prompts: float  # the share of it that stands in prompts
     dialogues: int  # batches of them in a step
+    copied: int  # tokens of copies in a step
     warm_up: int  # steps
     layers: float  # the matrices inside the layers; AdamW has the rest
     embeddings: float
@@ -72,11 +75,48 @@ class Stage:
         ]
 
 
-def stages(reading: int, answering: int) -> tuple[Stage, Stage]:
-    """The two stages with their numbers of steps."""
+def stages(*steps: int) -> tuple[Stage, ...]:
+    """The four stages with their numbers of `steps`."""
+    reading, answering, quoting, polishing = steps
     return (
-        Stage("reading", reading, 4096, 0.0, 0, 40, 1.6e-3, 1.6e-3, 0.0, 2.4e-3, 0.995),
-        Stage("answering", answering, 2048, 0.6, 2, 20, 1.0e-3, 0.75e-3, 2e-3, 1.5e-3, 0.99),
+        Stage(
+            "reading", reading, 4096, 0.05, 1.0, 0.0, 0, 0, 40, 1.6e-3, 1.6e-3, 0.0, 2.4e-3, 0.995
+        ),
+        Stage(
+            "answering",
+            answering,
+            2048,
+            0.05,
+            0.5,
+            0.6,
+            2,
+            0,
+            20,
+            1.0e-3,
+            0.75e-3,
+            2e-3,
+            1.5e-3,
+            0.99,
+        ),
+        Stage(
+            "quoting",
+            quoting,
+            2048,
+            0.05,
+            0.5,
+            0.6,
+            1,
+            1024,
+            20,
+            1.2e-3,
+            0.75e-3,
+            2e-3,
+            1.5e-3,
+            0.99,
+        ),
+        Stage(
+            "polishing", polishing, 3072, 0.0, 0.7, 0.6, 1, 256, 20, 1e-3, 6e-4, 1e-3, 1e-3, 0.99
+        ),
     )
 
 
@@ -153,9 +193,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reading", type=int, default=3800, help="steps of the first stage")
     parser.add_argument("--answering", type=int, default=1000, help="steps of the second stage")
+    parser.add_argument("--quoting", type=int, default=1200, help="steps of the third stage")
+    parser.add_argument("--polishing", type=int, default=2300, help="steps of the fourth stage")
     parser.add_argument("--bags", type=int, default=6, help="passes of embeddings alone, before")
     parser.add_argument("--dropout", type=float, default=0.05)
-    parser.add_argument("--noise", type=float, default=0.05, help="share of hidden words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
     parser.add_argument(
@@ -175,8 +216,8 @@ class Training:
     def __init__(self, args: argparse.Namespace, materials: Materials) -> None:
         """Start anew; `resume` goes on from a checkpoint's state instead."""
         self.args, self.materials = args, materials
-        self.plan = stages(args.reading, args.answering)
-        self.total = args.reading + args.answering
+        self.plan = stages(args.reading, args.answering, args.quoting, args.polishing)
+        *self.starts, self.total = itertools.accumulate((s.steps for s in self.plan), initial=0)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.learner = Learner(materials.tokenizer.get_vocab_size(), args.dropout).to(self.device)
         layers = self.learner.model.model
@@ -221,12 +262,12 @@ class Training:
     @property
     def stage(self) -> Stage:
         """The stage of the step that comes next."""
-        return self.plan[self.done >= self.args.reading]
+        return self.plan[sum(self.done >= start for start in self.starts[1:])]
 
     @property
     def step_in_stage(self) -> int:
         """How many steps of the stage are done."""
-        return self.done - self.args.reading * (self.done >= self.args.reading)
+        return self.done - max(start for start in self.starts if start <= self.done)
 
     def enter(self, held: list[dict] | None = None) -> None:
         """Begin the stage, or go on within it with the optimizers' `held` states."""
@@ -236,22 +277,33 @@ class Training:
                 optimizer.load_state_dict(state)
         if self.done and not self.step_in_stage:  # the next stage starts from the average
             self.learner.load_state_dict(self.average.state_dict())
-        stage, seed = self.stage, self.args.seed
-        steps = self.materials.steps(seed, stage.tokens, stage.prompts, stage.dialogues)
+            if self.stage.name == "quoting":
+                self.learner.tie()
+        stage = self.stage
+        seed = self.args.seed * len(self.plan) + self.plan.index(stage)  # other batches in each
+        steps = self.materials.steps(
+            seed, stage.tokens, stage.prompts, stage.dialogues, stage.copied
+        )
         self.stream = itertools.islice(steps, self.step_in_stage, None)
 
     def loss(self, part: Beginnings | Batch, generator: torch.Generator) -> torch.Tensor:
         """The heads' loss on judged texts, or the loss of a dialogue's next tokens."""
-        noise, judged = self.args.noise, isinstance(part, Beginnings)
+        judged = isinstance(part, Beginnings)
+        noise = self.stage.noise if judged else NOISE
         allowed = part.ids > 0 if judged else part.weights < 0.1
+        if isinstance(part, Batch):  # what is to be looked at stays visible
+            allowed[part.links[:, 0], part.links[:, 2]] = False
         ids = noised(part.ids, allowed, noise, generator).to(self.device)
         with autocast(self.device):
             if isinstance(part, Beginnings):
                 out = self.forward(input_ids=ids, use_cache=False, output_hidden_states=True)
                 return self.learner.reading_loss(out, part) + self.answer_loss(out, part)
-            out = self.forward(input_ids=ids[:, :-1], use_cache=False)
+            links = part.links.to(self.device) if self.stage.copied else part.links[:0]
+            looked = bool(len(links))
+            out = self.forward(input_ids=ids[:, :-1], use_cache=False, output_attentions=looked)
         answers = float(part.weights[part.weights > 0.1].sum()) or 1.0
-        return token_loss(self.learner.model, out.last_hidden_state, part, generator) / answers
+        loss = token_loss(self.learner.model, out.last_hidden_state, part, generator) / answers
+        return loss + self.learner.looking_loss(out.attentions, links)
 
     def answer_loss(self, out, part: Beginnings) -> torch.Tensor:
         """How far the next token is from the label at the prompts' ends: mean cross-entropy."""
@@ -272,10 +324,12 @@ class Training:
         torch.manual_seed(seed)
         self.learner.train()
         parts = next(self.stream)
+        judged = self.stage.judged
+        spoken = sum(part.ids.numel() for part in parts[1:])
         total = 0.0
         for part in parts:
             reading = isinstance(part, Beginnings)
-            share = (READING_WEIGHT if reading else 1 / (len(parts) - 1)) if parts[1:] else 1.0
+            share = judged if reading else (1 - judged) * part.ids.numel() / spoken
             loss = self.loss(part, generator) * share
             if not torch.isfinite(loss):
                 raise ArithmeticError(f"loss is {loss.item()} at step {self.done}")
@@ -292,7 +346,7 @@ class Training:
                 mean.lerp_(now, 1 - keep)
         self.running = 0.98 * self.running + 0.02 * total if self.running else total
         self.done += 1
-        if self.done == self.args.reading:
+        if self.done in self.starts:
             self.enter()
 
     def evaluate(self) -> dict:
@@ -338,7 +392,7 @@ def main() -> None:
             continue
         tqdm.write(json.dumps(training.evaluate()))
         save_checkpoint(checkpoint, training.state())
-        if stage == "answering":
+        if stage != "reading":
             folder = training.materials.folder
             save(training.average.model, folder, args.result, training.log)
     bar.close()
