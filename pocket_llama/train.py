@@ -40,18 +40,18 @@ class Stage:
 
     name: str
     steps: int
-    tokens: int  # of judged text in a step
-    noise: float  # the share of its words that is hidden
-    judged: float  # the weight of its loss, against dialogues and copies
-    prompts: float  # the share of it that stands in prompts
-    dialogues: int  # batches of them in a step
-    copied: int  # tokens of copies in a step
-    warm_up: int  # steps
-    layers: float  # the matrices inside the layers; AdamW has the rest
-    embeddings: float
-    output: float
-    other: float
-    keep: float
+    tokens: int = 2048  # of judged text in a step
+    noise: float = 0.05  # the share of its words that is hidden
+    judged: float = 0.5  # the weight of its loss, against dialogues and copies
+    prompts: float = 0.6  # the share of it that stands in prompts
+    dialogues: int = 1  # batches of them in a step
+    copied: int = 0  # tokens of copies in a step
+    warm_up: int = 20  # steps
+    layers: float = 1e-3  # the matrices inside the layers; AdamW has the rest
+    embeddings: float = 0.75e-3
+    output: float = 2e-3
+    other: float = 1.5e-3
+    keep: float = 0.99
 
     def share(self, step: int) -> float:
         """The share of the peaks at a step: linear warm-up, and a cosine down to 2 %."""
@@ -80,42 +80,31 @@ def stages(*steps: int) -> tuple[Stage, ...]:
     reading, answering, quoting, polishing = steps
     return (
         Stage(
-            "reading", reading, 4096, 0.05, 1.0, 0.0, 0, 0, 40, 1.6e-3, 1.6e-3, 0.0, 2.4e-3, 0.995
+            "reading",
+            reading,
+            tokens=4096,
+            judged=1.0,
+            prompts=0.0,
+            dialogues=0,
+            layers=1.6e-3,
+            embeddings=1.6e-3,
+            output=0.0,
+            other=2.4e-3,
+            warm_up=40,
+            keep=0.995,
         ),
+        Stage("answering", answering, dialogues=2),
+        Stage("quoting", quoting, copied=1024, layers=1.2e-3),
         Stage(
-            "answering",
-            answering,
-            2048,
-            0.05,
-            0.5,
-            0.6,
-            2,
-            0,
-            20,
-            1.0e-3,
-            0.75e-3,
-            2e-3,
-            1.5e-3,
-            0.99,
-        ),
-        Stage(
-            "quoting",
-            quoting,
-            2048,
-            0.05,
-            0.5,
-            0.6,
-            1,
-            1024,
-            20,
-            1.2e-3,
-            0.75e-3,
-            2e-3,
-            1.5e-3,
-            0.99,
-        ),
-        Stage(
-            "polishing", polishing, 3072, 0.0, 0.7, 0.6, 1, 256, 20, 1e-3, 6e-4, 1e-3, 1e-3, 0.99
+            "polishing",
+            polishing,
+            tokens=3072,
+            noise=0.0,
+            judged=0.7,
+            copied=256,
+            embeddings=6e-4,
+            output=1e-3,
+            other=1e-3,
         ),
     )
 
