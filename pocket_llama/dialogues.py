@@ -274,7 +274,7 @@ class Drawer:
     def draw(self, rng: random.Random) -> Example:
         """One example of any kind, the kinds in the proportions of the training mix."""
         kinds = [self.labels, self.explained, self.plain, self.small_talk, self.odd, self.long]
-        return rng.choices(kinds, weights=[55, 28, 8, 4, 4, 0.8])[0](rng)
+        return rng.choices(kinds, weights=[55, 36, 8, 4, 4, 0.8])[0](rng)
 
 
 def tokenizer_texts() -> list[str]:
