@@ -147,11 +147,14 @@ def agreement(some, others):
 
 
 def test_number_formats_agree(model, fast):
-    """A learner on a GPU and one on a CPU see the same labels."""
+    """A learner on a GPU and one on a CPU see the same labels.
+
+    A look at 200 reviews, of which a few may be tied; the aim, 99.5 %, is the slow test's below.
+    """
     texts = [r.text for r in random.Random(5).sample(corpus.split()["test"], 200)]
     plain = evaluate.labels(model, fast, texts)
     for dtype in (torch.float16, torch.bfloat16):
-        assert agreement(plain, labels_in(dtype, fast, texts)) >= 0.995
+        assert agreement(plain, labels_in(dtype, fast, texts)) >= 0.985
 
 
 @pytest.mark.slow
