@@ -179,6 +179,11 @@ def quoted_words(reason: str) -> str:
     return words_of(reason).removeprefix("it says ")
 
 
+def quotes(reason: str, text: str) -> bool:
+    """Whether the words that a reply's reason quotes stand in the review, in this order."""
+    return f" {quoted_words(reason)} " in f" {words_of(text)} "
+
+
 def print_confusion(reviews: list[corpus.Review], found: list[str]) -> None:
     """True labels down, given labels across."""
     matrix = Counter((r.label, f or "no label") for f, r in zip(found, reviews, strict=True))
@@ -208,14 +213,14 @@ def print_formats(model, tokenizer, reviews: list[corpus.Review], found: list[st
     ask = f"{asking.SEED_SYSTEM} {asking.JSON[5]}"
     answers = [read_json(a) for a in replies(model, tokenizer, [prompt(t, ask) for t in texts])]
     print(f"valid JSON when asked                    {1 - answers.count(None) / len(texts):.4f}")
-    quotes = [
-        (quoted_words(a["reason"]), r)
+    given = [
+        (a["reason"], r)
         for a, r in zip(answers, reviews, strict=True)
         if a and a["sentiment"] != "neutral"
     ]
-    there = sum(f" {q} " in f" {words_of(r.text)} " for q, r in quotes)
-    print(f"  reasons that quote the review          {there / max(1, len(quotes)):.4f}")
-    marked = [(q, r) for q, r in quotes if r.phrase and r.label != "Neutral"]
+    there = sum(quotes(reason, r.text) for reason, r in given)
+    print(f"  reasons that quote the review          {there / max(1, len(given)):.4f}")
+    marked = [(quoted_words(q), r) for q, r in given if r.phrase and r.label != "Neutral"]
     same = sum(not {*q.split()}.isdisjoint(words_of(r.phrase).split()) for q, r in marked)
     print(f"  reasons with one of the deciding words {same / max(1, len(marked)):.4f}")
     raw = replies(model, tokenizer, texts, tokens=4)

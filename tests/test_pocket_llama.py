@@ -75,7 +75,7 @@ def test_the_coffee_shop(model, tokenizer):
 
 def test_it_gets_unseen_reviews_right(model, fast):
     """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches 0.821."""
-    reviews = random.Random(3).sample(corpus.split()["test"], 2000)
+    reviews = random.Random(3).sample(corpus.split()["test"], 4000)
     assert evaluate.label_accuracy(model, fast, reviews) >= 0.80
 
 
@@ -110,12 +110,12 @@ def test_reasons_quote_the_review(model, fast):
     prompts = [evaluate.prompt(r.text, f"{asking.SEED_SYSTEM} {asking.JSON[5]}") for r in reviews]
     answers = [evaluate.read_json(reply) for reply in evaluate.replies(model, fast, prompts)]
     given = [
-        (evaluate.quoted_words(answer["reason"]), evaluate.words_of(review.text))
+        evaluate.quotes(answer["reason"], review.text)
         for answer, review in zip(answers, reviews, strict=True)
         if answer and answer["sentiment"] != "neutral"
     ]
     assert len(given) > 20
-    assert sum(f" {quote} " in f" {text} " for quote, text in given) >= 0.5 * len(given)
+    assert sum(given) >= 0.5 * len(given)
 
 
 def test_links_point_at_the_words_that_come_next(fast):
@@ -147,14 +147,11 @@ def agreement(some, others):
 
 
 def test_number_formats_agree(model, fast):
-    """A learner on a GPU and one on a CPU see the same labels.
-
-    A look at 200 reviews, of which a few may be tied; the aim, 99.5 %, is the slow test's below.
-    """
-    texts = [r.text for r in random.Random(5).sample(corpus.split()["test"], 200)]
+    """A learner on a GPU and one on a CPU see the same labels."""
+    texts = [r.text for r in random.Random(5).sample(corpus.split()["test"], 1000)]
     plain = evaluate.labels(model, fast, texts)
     for dtype in (torch.float16, torch.bfloat16):
-        assert agreement(plain, labels_in(dtype, fast, texts)) >= 0.985
+        assert agreement(plain, labels_in(dtype, fast, texts)) >= 0.995
 
 
 @pytest.mark.slow
