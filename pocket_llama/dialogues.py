@@ -248,12 +248,14 @@ class Drawer:
             text = text[:4] * rng.choice([5, 20, 40])
         if rng.random() < 0.08:
             text = " ".join(str(rng.randint(0, 9999)) for _ in range(rng.choice([1, 3, 12])))
+        if rng.random() < 0.06:  # to be judged, not to be gone on with
+            text = str(rng.randint(0, 10**12)) * rng.choice([4, 10, 20])
         return Example((*system(prompt), user(text), assistant("Neutral")))
 
     def long(self, rng: random.Random) -> Example:
         """A review that goes on and on, up to the context length."""
         review = rng.choice(self.reviews)
-        parts, target = [review.text], rng.choice([600, 1200, 1800, 2600])
+        parts, target = [review.text], rng.choice([600, 1200, 1800, 2600, 3300])
         while sum(map(len, parts)) < target:
             parts.append(
                 rng.choice(self.by_subject.get((review.subject, review.label), [review])).text
@@ -274,7 +276,7 @@ class Drawer:
     def draw(self, rng: random.Random) -> Example:
         """One example of any kind, the kinds in the proportions of the training mix."""
         kinds = [self.labels, self.explained, self.plain, self.small_talk, self.odd, self.long]
-        return rng.choices(kinds, weights=[55, 36, 8, 4, 4, 0.8])[0](rng)
+        return rng.choices(kinds, weights=[55, 36, 8, 4, 5, 1.5])[0](rng)
 
 
 def tokenizer_texts() -> list[str]:

@@ -1,10 +1,10 @@
 """Train Pocket Llama from scratch: `make model`, or `python -m pocket_llama.train`.
 
-Four stages: it learns to read bare reviews, judged word by word by a bag-of-words teacher; then
-to answer in the chat format; then to quote a review's words in its answer; then all of it once
-more at lower rates. Seeded; resumes from its last checkpoint after an interruption; picks a GPU
-where there is one. Weights are averaged over the last steps (an exponential moving average), and
-the average is what is saved, as fp16 safetensors, in `course_utils/pocket_llama/`.
+Four stages: it learns to read bare reviews, judged word by word by a simpler teacher; then to
+answer in the chat format; then to quote a review's words in its answer; then all of it once more
+at lower rates. Seeded; resumes from its last checkpoint after an interruption; picks a GPU where
+there is one. Weights are averaged over the last steps (an exponential moving average), and the
+average is what is saved, as fp16 safetensors, in `course_utils/pocket_llama/`.
 """
 
 import argparse
@@ -187,7 +187,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bags", type=int, default=6, help="passes of embeddings alone, before")
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
+    parser.add_argument("--every", type=int, default=200, help="steps between evaluations")
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,

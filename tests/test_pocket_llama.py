@@ -74,7 +74,7 @@ def test_the_coffee_shop(model, tokenizer):
 
 
 def test_it_gets_unseen_reviews_right(model, fast):
-    """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches 0.821."""
+    """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches 0.836."""
     reviews = random.Random(3).sample(corpus.split()["test"], 4000)
     assert evaluate.label_accuracy(model, fast, reviews) >= 0.80
 
