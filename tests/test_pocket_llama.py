@@ -148,10 +148,12 @@ def agreement(some, others):
 
 def test_number_formats_agree(model, fast):
     """A learner on a GPU and one on a CPU see the same labels."""
-    texts = [r.text for r in random.Random(5).sample(corpus.split()["test"], 1000)]
+    texts = [r.text for r in corpus.split()["test"]]
     plain = evaluate.labels(model, fast, texts)
-    for dtype in (torch.float16, torch.bfloat16):
-        assert agreement(plain, labels_in(dtype, fast, texts)) >= 0.995
+    assert agreement(plain, labels_in(torch.bfloat16, fast, texts)) >= 0.995
+    some = random.Random(5).sample(range(len(texts)), 1000)  # fp16 is slow on many processors
+    halves = labels_in(torch.float16, fast, [texts[i] for i in some])
+    assert agreement([plain[i] for i in some], halves) >= 0.995
 
 
 @pytest.mark.slow
