@@ -22,8 +22,7 @@ from pocket_llama.tokenizer import CONTEXT
 
 BOS, EOS = 1, 2
 LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
-TOKENS = 2048  # in a batch of dialogues
-POOL = 1200  # examples that are sorted by length together
+POOL = 1200  # examples that are sorted by length together, for each 4,096 tokens of a batch
 LABEL, QUOTED, ANSWER = 1.0, 1.0, 0.35  # a target's weight in the loss
 PROMPT, PLAIN = 0.01, 0.08  # below 0.1: a prompt's own text, and plain text
 PREVIOUS, AGAIN, QUOTE = 0, 1, 2  # kinds of link
@@ -160,8 +159,13 @@ def batch_of(rows: list[Encoded], length: int) -> Batch:
     return Batch(ids, weights, torch.tensor(links, dtype=torch.long).reshape(-1, 4))
 
 
-def pool_batches(rows: list[Encoded], rng: random.Random) -> list[Batch]:
-    """All of a pool's examples in batches of few shapes: a length of `LENGTHS`, full rows.
+def pool_size(tokens: int) -> int:
+    """How many examples to sort by length together: enough for well-filled batches."""
+    return POOL * max(1, tokens // 4096)
+
+
+def pool_batches(rows: list[Encoded], rng: random.Random, tokens: int) -> list[Batch]:
+    """All of a pool's examples in batches of few shapes: a length of `LENGTHS`, `tokens` tokens.
 
     Few shapes matter on a CPU: every new one is compiled by oneDNN and kept in memory. The last
     batch of a length is filled up with examples of that length drawn again.
@@ -171,22 +175,22 @@ def pool_batches(rows: list[Encoded], rng: random.Random) -> list[Batch]:
         by_length.setdefault(next(n for n in LENGTHS if n >= len(row.ids)), []).append(row)
     batches = []
     for length, group in sorted(by_length.items()):
-        size = max(1, TOKENS // length)
+        size = max(1, tokens // length)
         group += [rng.choice(group) for _ in range(-len(group) % size)]
         batches += [batch_of(group[i : i + size], length) for i in range(0, len(group), size)]
     rng.shuffle(batches)
     return batches
 
 
-def dialogue_batches(drawer: Drawer, encoder: Encoder, seed: int) -> Iterator[Batch]:
+def dialogue_batches(drawer: Drawer, encoder: Encoder, seed: str, tokens: int) -> Iterator[Batch]:
     """Batches of dialogues and plain texts, without end; decided by the seed."""
     for number in itertools.count():
         rng = random.Random(f"dialogues:{seed}:{number}")
-        rows = [encoder.encode(drawer.draw(rng), rng) for _ in range(POOL)]
-        yield from pool_batches(rows, rng)
+        rows = [encoder.encode(drawer.draw(rng), rng) for _ in range(pool_size(tokens))]
+        yield from pool_batches(rows, rng, tokens)
 
 
-def copy_batches(drawer: Drawer, encoder: Encoder, seed: int, tokens: int) -> Iterator[Batch]:
+def copy_batches(drawer: Drawer, encoder: Encoder, seed: str, tokens: int) -> Iterator[Batch]:
     """Rows that say some tokens and then, from somewhere among them on, say them again.
 
     The tokens are words of reviews in a wild order, in a quarter of the rows any tokens: nothing
@@ -281,7 +285,7 @@ def beginnings(rows: list[Row]) -> Beginnings:
 
 
 def beginning_batches(
-    judged: list[Judged], encoder: Encoder, seed: int, tokens: int, prompts: float
+    judged: list[Judged], encoder: Encoder, seed: str, tokens: int, prompts: float
 ) -> Iterator[Beginnings]:
     """Batches of at most `tokens` tokens without end, decided by the seed: half of them reviews.
 
@@ -291,7 +295,9 @@ def beginning_batches(
     pieces = [text for text in judged if not text.label]
     for number in itertools.count():
         rng = random.Random(f"beginnings:{seed}:{number}")
-        drawn = [rng.choice(pieces if rng.random() < 0.5 else reviews) for _ in range(POOL)]
+        drawn = [
+            rng.choice(pieces if rng.random() < 0.5 else reviews) for _ in range(pool_size(tokens))
+        ]
         rows = [row_of(text, encoder, rng, prompts) for text in drawn]
         rows = sorted((r for r in rows if len(r.ids) <= LONGEST), key=lambda r: len(r.ids))
         groups: list[list[Row]] = [[]]

@@ -276,7 +276,7 @@ class Drawer:
     def draw(self, rng: random.Random) -> Example:
         """One example of any kind, the kinds in the proportions of the training mix."""
         kinds = [self.labels, self.explained, self.plain, self.small_talk, self.odd, self.long]
-        return rng.choices(kinds, weights=[55, 36, 8, 4, 5, 1.5])[0](rng)
+        return rng.choices(kinds, weights=[52, 34, 14, 4, 5, 1.5])[0](rng)
 
 
 def tokenizer_texts() -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pocket_llama import batches, corpus, evaluate, teacher
 from pocket_llama import tokenizer as tokenizers
@@ -39,18 +40,44 @@ class Materials:
         return [self.tokenizer.encode(n, add_special_tokens=False).ids[0] for n in names]
 
     def steps(
-        self, seed: int, tokens: int, prompts: float, dialogues: int, copied: int
+        self, seed: str, tokens: int, prompts: float, dialogues: int, spoken: int, copied: int
     ) -> Iterator[list[Beginnings | Batch]]:
         """What one step after the other sees: judged texts, batches of dialogues, one of copies.
 
-        `tokens` are of the judged texts, `copied` of the copies; 0 for none.
+        `tokens` are of the judged texts, `spoken` of a batch of dialogues, `copied` of the copies,
+        0 for none.
         """
         texts = batches.beginning_batches(self.judged, self.encoder, seed, tokens, prompts)
-        talks = batches.dialogue_batches(self.drawer, self.encoder, seed)
+        talks = batches.dialogue_batches(self.drawer, self.encoder, seed, spoken)
         copies = batches.copy_batches(self.drawer, self.encoder, seed, copied)
         for batch in texts:
             twice = itertools.islice(copies, copied > 0)
             yield [batch, *itertools.islice(talks, dialogues), *twice]
+
+
+class Ahead(IterableDataset):
+    """The steps that `make` gives for a seed, made by other processes while a GPU computes.
+
+    Each of the `workers` draws from a seed of its own, and they take turns, so that the order is
+    decided; `done` steps are left out.
+    """
+
+    def __init__(self, make: Callable[[str], Iterator], seed: str, workers: int, done: int) -> None:
+        """Nothing is made before the first step is asked for."""
+        self.make, self.seed, self.workers, self.done = make, seed, workers, done
+
+    def __iter__(self) -> Iterator[list[Beginnings | Batch]]:
+        """One worker's share of the steps."""
+        worker = get_worker_info()
+        mine = (self.done + (worker.id if worker else 0)) % self.workers
+        skipped = -(-(self.done - mine) // self.workers)
+        return itertools.islice(self.make(f"{self.seed}:{mine}"), skipped, None)
+
+    def loaded(self) -> Iterator[list[Beginnings | Batch]]:
+        """The steps, as the workers have them ready; with one worker, made here."""
+        if self.workers == 1:
+            return iter(self)
+        return iter(DataLoader(self, batch_size=None, num_workers=self.workers))
 
 
 def cached(path: Path, make: Callable[[], Any]) -> Any:

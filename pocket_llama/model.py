@@ -86,12 +86,13 @@ class Learner(torch.nn.Module):
         about the token before: an induction head (arXiv 2209.11895). Left to itself this pair does
         not form in the few steps that we have; shown where to look, it does in about 150.
         """
-        total = torch.zeros((), device=links.device)
+        device = self.model.device
+        total = torch.zeros((), device=device)
         for kind, (layer, heads, weight) in LOOKS.items():
-            row, query, key = links[links[:, 3] == kind, :3].unbind(1)
+            row, query, key = links[links[:, 3] == kind, :3].to(device).unbind(1)
             if len(row):
                 looked = attentions[layer][
-                    row[:, None], torch.tensor(heads), query[:, None], key[:, None]
+                    row[:, None], torch.tensor(heads, device=device), query[:, None], key[:, None]
                 ]
                 total = total - weight * looked.float().clamp(min=1e-6).log().mean()
         return total

@@ -12,20 +12,24 @@ import torch
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz step, from the source
 
 
-def orthogonalized(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The matrix with all its singular values drawn close to 1 (roughly 0.7 to 1.2)."""
+def orthogonalized(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The matrices (…, n, m) with their singular values drawn close to 1 (some 0.7 to 1.2)."""
     a, b, c = COEFFICIENTS
-    tall = matrix.size(0) > matrix.size(1)
-    x = matrix.T if tall else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized; for matrices only. Step sizes match AdamW's (arXiv 2502.16982)."""
+    """Momentum, orthogonalized; for matrices only. Step sizes match AdamW's (arXiv 2502.16982).
+
+    Matrices of one shape are orthogonalized together: on a GPU a step is mostly waiting for
+    launches, and this saves nine in ten of them.
+    """
 
     def __init__(self, params: Iterable, momentum: float = 0.95) -> None:
         """Each group gives its own `weight_decay`; `lr` is set before each step."""
@@ -35,11 +39,16 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[torch.Tensor]] = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                held = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                held.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalized(p.grad.lerp(held, group["momentum"]))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            for shape, params in alike.items():
+                grads = [p.grad for p in params]
+                held = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+                torch._foreach_lerp_(held, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, held, group["momentum"])
+                updates = orthogonalized(torch.stack(ahead)).unbind()
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                torch._foreach_add_(params, updates, alpha=-rate)

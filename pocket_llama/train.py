@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from transformers import LlamaForCausalLM
 from pocket_llama import batches, evaluate
 from pocket_llama.batches import Batch, Beginnings, Encoder
 from pocket_llama.dialogues import Drawer
-from pocket_llama.materials import Materials, prepare
+from pocket_llama.materials import Ahead, Materials, prepare
 from pocket_llama.model import Learner, save
 from pocket_llama.muon import Muon
 
@@ -32,6 +33,30 @@ RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
 RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
 NOISE = 0.05  # the share of a dialogue's words that is hidden from the model in a step
 PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
+# Two cores have arithmetic for small steps only. A GPU waits for launches most of a step, however
+# large it is: fewer and larger ones, with their batches made by other processes meanwhile.
+PLANS = {
+    "cpu": {
+        "reading": 3800,
+        "answering": 1000,
+        "quoting": 1200,
+        "polishing": 2300,
+        "bags": 6,
+        "scale": 1,
+        "workers": 1,
+        "every": 200,
+    },
+    "cuda": {
+        "reading": 2850,
+        "answering": 250,
+        "quoting": 470,
+        "polishing": 2060,
+        "bags": 3,
+        "scale": 4,
+        "workers": 3,
+        "every": 500,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,7 @@ class Stage:
     judged: float = 0.5  # the weight of its loss, against dialogues and copies
     prompts: float = 0.6  # the share of it that stands in prompts
     dialogues: int = 1  # batches of them in a step
+    spoken: int = 2048  # tokens of such a batch
     copied: int = 0  # tokens of copies in a step
     warm_up: int = 20  # steps
     layers: float = 1e-3  # the matrices inside the layers; AdamW has the rest
@@ -178,16 +204,20 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reading", type=int, default=3800, help="steps of the first stage")
-    parser.add_argument("--answering", type=int, default=1000, help="steps of the second stage")
-    parser.add_argument("--quoting", type=int, default=1200, help="steps of the third stage")
-    parser.add_argument("--polishing", type=int, default=2300, help="steps of the fourth stage")
-    parser.add_argument("--bags", type=int, default=6, help="passes of embeddings alone, before")
+    """The command line; what is not given is as in the plan for this machine."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--reading", type=int, help="steps of the first stage")
+    parser.add_argument("--answering", type=int, help="steps of the second stage")
+    parser.add_argument("--quoting", type=int, help="steps of the third stage")
+    parser.add_argument("--polishing", type=int, help="steps of the fourth stage")
+    parser.add_argument("--bags", type=int, help="passes of embeddings alone, before")
+    parser.add_argument("--scale", type=int, help="how many times the tokens of a small step")
+    parser.add_argument("--workers", type=int, help="processes that make batches ahead; 1: none")
+    parser.add_argument("--every", type=int, help="steps between evaluations")
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=200, help="steps between evaluations")
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
@@ -196,6 +226,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--run", type=Path, default=RUN)
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.set_defaults(**PLANS["cuda" if torch.cuda.is_available() else "cpu"])
     return parser.parse_args()
 
 
@@ -269,11 +300,16 @@ class Training:
             if self.stage.name == "quoting":
                 self.learner.tie()
         stage = self.stage
-        seed = self.args.seed * len(self.plan) + self.plan.index(stage)  # other batches in each
-        steps = self.materials.steps(
-            seed, stage.tokens, stage.prompts, stage.dialogues, stage.copied
+        make = partial(
+            self.materials.steps,
+            tokens=self.args.scale * stage.tokens,
+            prompts=stage.prompts,
+            dialogues=stage.dialogues,
+            spoken=self.args.scale * stage.spoken,
+            copied=self.args.scale * stage.copied,
         )
-        self.stream = itertools.islice(steps, self.step_in_stage, None)
+        seed = f"{self.args.seed}:{stage.name}"
+        self.stream = Ahead(make, seed, self.args.workers, self.step_in_stage).loaded()
 
     def loss(self, part: Beginnings | Batch, generator: torch.Generator) -> torch.Tensor:
         """The heads' loss on judged texts, or the loss of a dialogue's next tokens."""
@@ -287,7 +323,7 @@ class Training:
             if isinstance(part, Beginnings):
                 out = self.forward(input_ids=ids, use_cache=False, output_hidden_states=True)
                 return self.learner.reading_loss(out, part) + self.answer_loss(out, part)
-            links = part.links.to(self.device) if self.stage.copied else part.links[:0]
+            links = part.links if self.stage.copied else part.links[:0]
             looked = bool(len(links))
             out = self.forward(input_ids=ids[:, :-1], use_cache=False, output_attentions=looked)
         answers = float(part.weights[part.weights > 0.1].sum()) or 1.0
@@ -315,24 +351,24 @@ class Training:
         parts = next(self.stream)
         judged = self.stage.judged
         spoken = sum(part.ids.numel() for part in parts[1:])
-        total = 0.0
+        found = torch.zeros((), device=self.device)
         for part in parts:
             reading = isinstance(part, Beginnings)
             share = judged if reading else (1 - judged) * part.ids.numel() / spoken
             loss = self.loss(part, generator) * share
-            if not torch.isfinite(loss):
-                raise ArithmeticError(f"loss is {loss.item()} at step {self.done}")
             loss.backward()
-            total += loss.item()
+            found += loss.detach()
+        total = found.item()  # asked once a step: a GPU would wait for each question
+        if not math.isfinite(total):
+            raise ArithmeticError(f"loss is {total} at step {self.done}")
         torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         keep = min(self.stage.keep, (self.step_in_stage + 1) / (self.step_in_stage + 10))
         with torch.no_grad():
-            both = zip(self.average.parameters(), self.learner.parameters(), strict=True)
-            for mean, now in both:
-                mean.lerp_(now, 1 - keep)
+            now = list(self.learner.parameters())
+            torch._foreach_lerp_(list(self.average.parameters()), now, 1 - keep)
         self.running = 0.98 * self.running + 0.02 * total if self.running else total
         self.done += 1
         if self.done in self.starts:

@@ -1,5 +1,6 @@
 """The bundled checkpoint: every lesson stands on it."""
 
+import itertools
 import json
 import random
 import subprocess
@@ -14,6 +15,7 @@ from course_utils import data, sentiment
 from course_utils.models import POCKET
 from pocket_llama import asking, batches, corpus, evaluate
 from pocket_llama.dialogues import Drawer
+from pocket_llama.materials import Ahead
 from pocket_llama.muon import Muon
 
 
@@ -80,10 +82,10 @@ def test_the_coffee_shop(model, tokenizer):
 
 
 def test_it_gets_unseen_reviews_right(plain_labels):
-    """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches 0.836."""
+    """Every lesson that scores reviews. The aim is 0.92; this checkpoint reaches 0.849."""
     reviews = corpus.split()["test"]
     right = sum(f == r.label for f, r in zip(plain_labels, reviews, strict=True))
-    assert right >= 0.82 * len(reviews)
+    assert right >= 0.84 * len(reviews)
 
 
 def test_lesson_reviews_are_held_out():
@@ -193,11 +195,13 @@ def test_training_resumes_where_it_stopped(tmp_path, stop, step):
 
     def train(run, result, stop=99):
         code = f"""if True:
+            import dataclasses
             import sys
             import torch
             from pocket_llama import batches, corpus, evaluate, materials, train
             torch.set_num_threads(1)
-            batches.POOL, batches.TOKENS = 12, 256
+            batches.POOL, plan = 12, train.stages
+            train.stages = lambda *n: [dataclasses.replace(s, spoken=256) for s in plan(*n)]
             # The rough split draws from a generator in the tokenizers library that has no seed.
             materials.Encoder = lambda tokenizer: batches.Encoder(tokenizer, dropout=0.0)
             parts = {{k: v[:400] for k, v in corpus.split().items()}}
@@ -221,6 +225,20 @@ def test_training_resumes_where_it_stopped(tmp_path, stop, step):
     assert f"resuming at step {step} of 16" in again.stdout, again.stderr
     weights = [(tmp_path / k / "model.safetensors").read_bytes() for k in ("whole", "halves")]
     assert weights[0] == weights[1]
+
+
+def numbered(seed):
+    return (f"{seed}:{number}" for number in itertools.count())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_made_ahead_go_on_where_they_stopped(workers):
+    """Whoever resumes a training on a GPU: the steps that come are those that would have come."""
+    whole = list(itertools.islice(Ahead(numbered, "seed", workers, 0).loaded(), 9))
+    assert len(set(whole)) == 9
+    for done in (4, 6):
+        again = itertools.islice(Ahead(numbered, "seed", workers, done).loaded(), 9 - done)
+        assert list(again) == whole[done:]
 
 
 def test_muon_here_is_muon_there():
