@@ -33,8 +33,8 @@ RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
 RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
 NOISE = 0.05  # the share of a dialogue's words that is hidden from the model in a step
 PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
-# Two cores have arithmetic for small steps only. A GPU waits for launches most of a step, however
-# large it is: fewer and larger ones, with their batches made by other processes meanwhile.
+# Two cores have arithmetic for small steps only. A GPU is idle most of even a large one: fewer and
+# larger steps, with their batches made by other processes meanwhile.
 PLANS = {
     "cpu": {
         "reading": 3800,

@@ -191,7 +191,7 @@ def test_training_resumes_where_it_stopped(tmp_path, stop, step):
     `stop` counts batches: one a step while reading, three in the other stages.
     """
     steps = ["--reading", "4", "--answering", "4", "--quoting", "4", "--polishing", "4"]
-    options = [*steps, "--every", "2", "--bags", "2"]
+    options = [*steps, "--every", "2", "--bags", "2", "--scale", "1", "--workers", "1"]
 
     def train(run, result, stop=99):
         code = f"""if True:
