@@ -32,50 +32,51 @@ $(BIN)/python:
 # Without GPTQ (no C compiler) the tests that need it are skipped, and say so.
 .venv/test.done: .venv/lab.done
 	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus]"
-	-$(BIN)/python -m course_utils.gptq setup
+	-$(BIN)/python -m course_utils setup gptq
 	@touch $@
 
 lab: .venv/lab.done
 	$(BIN)/python -m course_utils lab $(ARGS)
 
 gptq: .venv/lab.done
-	$(BIN)/python -m course_utils.gptq setup
+	$(BIN)/python -m course_utils setup gptq
 
 autogptq: .venv/lab.done
-	$(BIN)/python -m course_utils.autogptq setup
+	$(BIN)/python -m course_utils setup autogptq
 
 test: .venv/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env -m "not slow"
 
 test-slow: .venv/test.done
-	-$(BIN)/python -m course_utils.autogptq setup
+	-$(BIN)/python -m course_utils setup autogptq
 	$(BIN)/python -m pytest -m slow tests
 
 # Unlike the targets above it fails where an environment cannot be made: nothing is skipped.
 test-gptq: .venv/test.done gptq autogptq
-	$(BIN)/python -m pytest -m slow tests/test_gptq.py tests/test_autogptq.py tests/test_memory.py tests/test_record.py
+	$(BIN)/python -m pytest -m slow tests/utils/test_gptq.py tests/utils/test_autogptq.py tests/utils/test_memory.py tests/staff/test_record.py
 
 notebooks: .venv/test.done
-	$(BIN)/python -m course_utils.notebooks run
+	$(BIN)/python -m course_staff notebooks run
 
 validate: .venv/test.done
-	$(BIN)/python -m course_utils validate --report build/validation
+	$(BIN)/python -m course_staff validate --report build/validation
 
 TORCH ?= $$($(BIN)/python -c 'import importlib.metadata as m; v = m.version("torch"); print("torch" + ("==" + v) * v.endswith("+cpu"))')
 
 matrix: .venv/test.done
-	$(BIN)/python tests/matrix.py $(ARGS)
+	$(BIN)/python -m tests.matrix $(ARGS)
 
 newest: .venv/test.done
 	$(BIN)/python -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e ".[lab,test]" "$(TORCH)"
-	.venv-newest/bin/python -m course_utils validate --report build/newest
+	.venv-newest/bin/python -m course_staff validate --report build/newest
 
 colab: .venv/test.done
-	$(BIN)/python tests/colab/look_alike.py --report build/colab
+	$(BIN)/python -m tests.colab.look_alike --report build/colab
 
 browser: .venv/test.done
 	$(PIP) install -q -c constraints.txt -e ".[browser]"
@@ -83,14 +84,14 @@ browser: .venv/test.done
 
 slides site: .venv/lab.done
 	$(PIP) install -q -c constraints.txt -e ".[site]"
-	$(BIN)/python -m course_utils.publish $@ build/$@
+	$(BIN)/python -m course_staff publish $@ build/$@
 
 record: .venv/test.done gptq autogptq
 	rm -f course_utils/data/reference_runs/pocket--*.json
-	$(BIN)/python -m course_utils.record --model pocket --rungs fp32 fp16 int8 fp4 nf4 nf4-dq gptq-8bit gptq-4bit gptq-4bit-32g --exchange --length 128 --out course_utils/data/reference_runs
+	$(BIN)/python -m course_staff record --model pocket --rungs fp32 fp16 int8 fp4 nf4 nf4-dq gptq-8bit gptq-4bit gptq-4bit-32g --exchange --length 128 --out course_utils/data/reference_runs
 
 model: .venv/test.done
-	$(BIN)/python -m pocket_llama.train
+	$(BIN)/python -m pocket_training.train
 
 clean:
 	rm -rf .venv .venv-* build .pytest_cache .mypy_cache .ruff_cache

@@ -2,7 +2,8 @@
 
 import os
 
-from course_utils import machine, notebooks, settings
+from course_staff.notebooks import store as notebooks
+from course_utils import machine, settings
 
 for name in notebooks.LEARNERS_OWN:
     os.environ.pop(name, None)

@@ -1,30 +1,18 @@
-"""The course's commands: `python -m course_utils COMMAND`. Each is a function and a parser.
+"""The learner's commands: `python -m course_utils COMMAND`. Each is a function and a parser.
 
-doctor [--json]   what this machine has, what each lesson needs, what to do next
-lab [...]         open JupyterLab at the first lesson; further arguments go to `jupyter lab`
-progress          which exercises are solved
-serve [--port N] [--key WORD] [--limit N]
-                  one endpoint for a whole class
-validate [NOTEBOOK…] [--report FOLDER]
-                  whether every notebook still runs and shows what is stored in it
-address URL       after a fork: put your repository's address everywhere
+doctor [--json]       what this machine has, what each lesson needs, what to do next
+lab [...]             open JupyterLab at the first lesson; further arguments go to `jupyter lab`
+progress              which exercises are solved
+setup gptq|autogptq   add an optional part of lesson 04 to this environment
+
+What instructors and maintainers run is `python -m course_staff`.
 """
 
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from course_utils import (
-    checks,
-    classroom,
-    lab,
-    notebooks,
-    preflight,
-    settings,
-    validate,
-    validate_report,
-)
+from course_utils import checks, lab, preflight, settings
 from course_utils.errors import CourseError
 
 
@@ -50,27 +38,11 @@ def show_progress(args: argparse.Namespace) -> int:
     return 0
 
 
-def serve(args: argparse.Namespace) -> int:
-    """Serve a class until it is stopped."""
-    classroom.run(args.port, args.key, args.limit)
-    return 0
+def set_up(args: argparse.Namespace) -> int:
+    """Install GPTQ here, or make AutoGPTQ's own environment."""
+    from course_utils.gptq import autogptq, gptqmodel
 
-
-def run_validation(args: argparse.Namespace) -> int:
-    """Execute and compare notebooks, write the report; 1 where one does not pass."""
-    report = validate.validate(args.notebooks)
-    for problem in report["between"]:
-        print(problem)
-    print(validate.summary(report))
-    if args.report:
-        print(validate_report.write(report, args.report))
-    return int(not report["passed"])
-
-
-def rewrite_address(args: argparse.Namespace) -> int:
-    """Rewrite the repository's address and name the changed files."""
-    changed = notebooks.rewrite_address(args.url)
-    print("\n".join(changed) or "Nothing to change: this is the address already.")
+    print({"gptq": gptqmodel.setup, "autogptq": autogptq.setup}[args.part]())
     return 0
 
 
@@ -91,20 +63,9 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("progress", help="which exercises are solved")
     one.set_defaults(run=show_progress)
 
-    one = commands.add_parser("serve", help="one endpoint for a whole class")
-    one.add_argument("--port", type=int, default=8000)
-    one.add_argument("--key", default="", help="what learners set as OPENAI_API_KEY")
-    one.add_argument("--limit", type=float, default=0, help="requests a minute, of all together")
-    one.set_defaults(run=serve)
-
-    one = commands.add_parser("validate", help="whether every notebook still runs and is true")
-    one.add_argument("notebooks", nargs="*", type=Path, help="notebooks or folders; default: all")
-    one.add_argument("--report", type=Path, metavar="FOLDER", help="where HTML and JSON go")
-    one.set_defaults(run=run_validation)
-
-    one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
-    one.add_argument("url", help="like https://github.com/owner/name")
-    one.set_defaults(run=rewrite_address)
+    one = commands.add_parser("setup", help="add an optional part of lesson 04")
+    one.add_argument("part", choices=["gptq", "autogptq"])
+    one.set_defaults(run=set_up)
     return top
 
 

@@ -1,5 +1,10 @@
 """The one kind of error a learner meets from this package: what happened, why, what to do now."""
 
+import re
+
+# a full disk, in the words of the systems and libraries that meet one
+FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error 2[78]\b")
+
 
 class CourseError(Exception):
     """Something the course foresaw. A notebook shows its message without a traceback.

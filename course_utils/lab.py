@@ -9,9 +9,10 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from course_utils import notebooks, settings
+from course_utils import settings
 from course_utils.errors import CourseError
 
+ROOT = Path(__file__).parent.parent  # the checkout, where there is one
 FIRST = "notebooks/00_start_here.ipynb"
 # No question about news and no look for updates: both would reach for the network. The question
 # itself is an extension, switched off in CONFIG for this start alone.
@@ -41,7 +42,7 @@ def has_browser() -> bool:
 
 def arguments(extra: Sequence[str]) -> list[str]:
     """What `jupyter lab` is started with; the learner's own arguments come last and win."""
-    argv = [str(notebooks.ROOT / FIRST), f"--ServerApp.root_dir={notebooks.ROOT}", *QUIET]
+    argv = [str(ROOT / FIRST), f"--ServerApp.root_dir={ROOT}", *QUIET]
     if not has_browser():
         argv.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -89,7 +90,7 @@ def run(extra: Sequence[str] = ()) -> None:
             "It is an optional part of the course.",
             'Run: pip install -c constraints.txt -e ".[lab]"',
         ) from None
-    if not (notebooks.ROOT / FIRST).is_file():
+    if not (ROOT / FIRST).is_file():
         raise CourseError(
             "The notebooks are not here.",
             "The course was installed without its repository.",

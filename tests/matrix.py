@@ -1,6 +1,6 @@
-"""Whether the lessons show the same everywhere: `python tests/matrix.py`, or `make matrix`.
+"""Whether the lessons show the same everywhere: `python -m tests.matrix`, or `make matrix`.
 
-Every notebook is executed and compared, as by `python -m course_utils validate`, once under each
+Every notebook is executed and compared, as by `python -m course_staff validate`, once under each
 condition below: thread counts, the processor's instruction sets, another locale and time zone,
 another folder, the same ten times over (`--times 10`), and other environments (`--python PATH`,
 as often as wanted: another Python, or other package versions; each needs the course installed with
@@ -24,7 +24,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from course_utils import notebooks, validate
+from course_staff.notebooks import store as notebooks
+from course_staff.validation import validate
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # ATen's own kernels, and the two libraries that it hands matrix products to
@@ -57,9 +58,9 @@ def has_avx512() -> bool:
 def run(python: Path, notebook: Path, env: Mapping[str, str]) -> list[str]:
     """Execute and compare one notebook; each cell that differs, with the lines that do."""
     done = subprocess.run(
-        [python, "-m", "course_utils.validate_cells", notebook],
-        env={**notebooks.environment(), **env},
+        [python, "-m", "course_staff.validation.cells", notebook],
         cwd=notebooks.ROOT,
+        env={**notebooks.environment(), **env},
         capture_output=True,
         text=True,
         encoding="utf-8",

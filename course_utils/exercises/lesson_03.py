@@ -5,7 +5,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from course_utils import llama2_format, models
+from course_utils import models
+from course_utils.chat import llama2_format
 from course_utils.checks import Exercise, Question, Wrong
 from course_utils.sentiment import Messages
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import notebooks
+from course_staff.notebooks import store as notebooks
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

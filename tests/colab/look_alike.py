@@ -1,4 +1,4 @@
-"""The lessons on a look-alike of Google Colab: `python tests/colab/look_alike.py [NOTEBOOK…]`.
+"""The lessons on a look-alike of Google Colab: `python -m tests.colab.look_alike [NOTEBOOK…]`.
 
 Colab opens a bare .ipynb in a machine of its own, with its own versions and without the course. So
 each lesson is put alone into an empty folder and run by a kernel that starts like Colab's, in a
@@ -6,8 +6,8 @@ fresh environment on top of Colab's versions (`constraints.txt`). Its setup cell
 course (from this checkout, through `COURSE_SOURCE`), may add only what is missing, and the lesson
 has to show what is stored. `make colab` runs it; the first time it takes minutes.
 
-At the end the explorers are worked there as widgets (`tests/test_explorers.py`): a notebook that a
-program runs shows pictures in their place, a learner on Colab sees ipywidgets 7.
+At the end the explorers are worked there as widgets (`tests/utils/test_explorers.py`): a notebook
+that a program runs shows pictures in their place, a learner on Colab sees ipywidgets 7.
 
 Not as on Colab: Python is the one that runs this. Where that has a CPU build of torch, torch is a
 CPU build too: of Colab's version if pip finds one, else the one that is here.
@@ -27,7 +27,9 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from course_utils import notebooks, validate, validate_report
+from course_staff.notebooks import store as notebooks
+from course_staff.validation import report as validate_report
+from course_staff.validation import validate
 from course_utils.errors import CourseError
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +44,13 @@ PREINSTALLED = (
 MAY_CHANGE = {"datasets", "pyarrow"}
 INSTALLS = 1000.0  # times its card: the minutes there are without installing the course
 # What a wheel is made of. Nothing else is copied: a pattern of what to leave out hits too much.
-SOURCES = ("course_utils", "pyproject.toml", "README.md", "LICENSE", "pocket_llama/corpus/LICENSE")
+SOURCES = (
+    "course_utils",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "pocket_training/corpus/LICENSE",
+)
 
 
 def python_of(folder: Path) -> Path:
@@ -237,8 +245,9 @@ def main() -> int:
             results += run_pair(pair, folder, wheel)
         machine = folder / f"colab-{paths[0].stem}"
         between = work_explorers(machine, folder / "page.json")
-        code = (
-            "import json; from course_utils import validate; print(json.dumps(validate.versions()))"
+        code = f"import sys; sys.path.append({str(notebooks.ROOT)!r}); import json; "
+        code += (
+            "from course_staff.validation import validate; print(json.dumps(validate.versions()))"
         )
         have = json.loads(call(python_of(machine), "-c", code, cwd=folder))
     report = validate.report(results, made, have, [f"explorers: {one}" for one in between])

@@ -1,0 +1,115 @@
+"""The staff's commands, from a checkout: `python -m course_staff COMMAND`.
+
+validate [NOTEBOOK…] [--report FOLDER]   whether every notebook still runs and is true
+notebooks run|cards [NOTEBOOK…]          execute and store; or write cards and badges alone
+publish slides|site FOLDER               the lessons as slides or as a web site
+record …                                 a reference run on this machine (`record --help`)
+serve [--port N] [--key WORD] [--limit N]   one endpoint for a whole class
+address URL                              after a fork: put your repository's address everywhere
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from course_staff import classroom, publish
+from course_staff.notebooks import store as notebooks
+from course_staff.recording import record as recording
+from course_staff.validation import report, validate
+from course_utils import settings
+from course_utils.errors import CourseError
+
+
+def run_validation(args: argparse.Namespace) -> int:
+    """Execute and compare notebooks, write the report; 1 where one does not pass."""
+    found = validate.validate(args.notebooks)
+    for problem in found["between"]:
+        print(problem)
+    print(validate.summary(found))
+    if args.report:
+        print(report.write(found, args.report))
+    return int(not found["passed"])
+
+
+def keep_notebooks(args: argparse.Namespace) -> int:
+    """Execute and store notebooks, or write what they share; 1 where a cell failed."""
+    paths = [path.resolve() for path in args.notebooks] or notebooks.every()
+    failed = notebooks.run(paths) if args.what == "run" else notebooks.write_cards(paths)
+    notebooks.write_tables()
+    return int(bool(failed))
+
+
+def publish_lessons(args: argparse.Namespace) -> int:
+    """Write slides or the site and name the pages."""
+    pages = publish.slides(args.folder) if args.what == "slides" else publish.site(args.folder)
+    print("\n".join(map(str, pages)))
+    return 0
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve a class until it is stopped."""
+    classroom.run(args.port, args.key, args.limit)
+    return 0
+
+
+def rewrite_address(args: argparse.Namespace) -> int:
+    """Rewrite the repository's address and name the changed files."""
+    changed = notebooks.rewrite_address(args.url)
+    print("\n".join(changed) or "Nothing to change: this is the address already.")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one `add_parser` and one function for each command."""
+    top = argparse.ArgumentParser(
+        prog="python -m course_staff",
+        description="For instructors and maintainers of Open LLMs, hands-on.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser("validate", help="whether every notebook still runs and is true")
+    one.add_argument("notebooks", nargs="*", type=Path, help="notebooks or folders; default: all")
+    one.add_argument("--report", type=Path, metavar="FOLDER", help="where HTML and JSON go")
+    one.set_defaults(run=run_validation)
+
+    one = commands.add_parser("notebooks", help="execute notebooks, or write their shared cells")
+    one.add_argument("what", choices=["run", "cards"])
+    one.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    one.set_defaults(run=keep_notebooks)
+
+    one = commands.add_parser("publish", help="slides or a web site from what is stored")
+    one.add_argument("what", choices=["slides", "site"])
+    one.add_argument("folder", type=Path)
+    one.set_defaults(run=publish_lessons)
+
+    one = commands.add_parser("record", help="a reference run on this machine", add_help=False)
+    one.set_defaults(run=lambda args: recording.main(args.rest))
+
+    one = commands.add_parser("serve", help="one endpoint for a whole class")
+    one.add_argument("--port", type=int, default=8000)
+    one.add_argument("--key", default="", help="what learners set as OPENAI_API_KEY")
+    one.add_argument("--limit", type=float, default=0, help="requests a minute, of all together")
+    one.set_defaults(run=serve)
+
+    one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
+    one.add_argument("url", help="like https://github.com/owner/name")
+    one.set_defaults(run=rewrite_address)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a foreseen error ends in its message and exit code 2."""
+    args, rest = parser().parse_known_args(argv)
+    if rest and args.command != "record":
+        parser().error(f"unknown argument: {' '.join(rest)}")
+    args.rest = rest
+    settings.prepare()
+    try:
+        return args.run(args)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

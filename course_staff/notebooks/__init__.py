@@ -1,0 +1,1 @@
+"""Keeping the notebooks: executing, cleaning, cards, badges, the rules they obey."""

@@ -1,0 +1,1 @@
+"""Reference runs: a quantization ladder measured on a named machine."""

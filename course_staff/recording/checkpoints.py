@@ -1,0 +1,124 @@
+"""GPTQ for a reference run: the checkpoint that a rung needs, and who reads whose checkpoints."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from course_utils import data, sentiment
+from course_utils.errors import CourseError
+from course_utils.gptq import autogptq
+from course_utils.gptq import gptqmodel as gptq
+from course_utils.gptq import layouts as gptq_layouts
+from course_utils.memory import measured as memory
+from course_utils.memory.rungs import Rung
+from course_utils.perplexity import perplexity
+
+CALIBRATION = slice(
+    200, 328
+)  # of data.reviews(400): none of the 200 that the quality is measured on
+READ = 60
+
+
+def calibration(folder: str | Path) -> list[str]:
+    """The texts that lesson 04 calibrates on: reviews in the checkpoint's chat format."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chats = [sentiment.messages(review) for review, _ in data.reviews(400)[CALIBRATION]]
+    return [
+        str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        for chat in chats
+    ]
+
+
+def quantized(folder: str, r: Rung, out: Path) -> tuple[str, float]:
+    """A checkpoint for a GPTQ rung, made with GPTQModel: (folder, seconds).
+
+    Raises:
+        CourseError: the extra is missing, or this checkpoint cannot be quantized so.
+    """
+    start = time.perf_counter()
+    made = gptq.quantize(folder, out, calibration(folder), bits=r.bits, group_size=r.group_size)
+    return str(made), time.perf_counter() - start
+
+
+def load(folder: str, device: str) -> Any:
+    """A GPTQ checkpoint, loaded with plain `from_pretrained`."""
+    from transformers import AutoModelForCausalLM
+
+    with gptq.quiet_gptq():
+        return AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}).eval()
+
+
+def exchange(folder: str, work: Path, device: str) -> list[dict[str, Any]]:
+    """Who reads whose GPTQ checkpoint, by the perplexity of review texts.
+
+    Args:
+        folder: an fp16 checkpoint.
+        work: a folder for the quantized ones.
+        device: where plain `from_pretrained` puts them.
+
+    Returns:
+        A row for each direction: `made_by`, `read_by`, `how`, `perplexity`, and `right`: whether
+        it is within a tenth of the fp16 checkpoint's, the first row.
+
+    Raises:
+        CourseError: GPTQModel or AutoGPTQ is not set up.
+    """
+    gptq.check_installed()
+    autogptq.check_ready()
+    texts = [review for review, _ in data.reviews(READ)]
+    calibrate = calibration(folder)
+    new = gptq.quantize(folder, work / "gptqmodel", calibrate)
+    old = autogptq.quantize(folder, work / "auto-gptq", calibrate)
+    two = gptq.quantize(folder, work / "v2", calibrate, recipe=gptq.with_transformers)
+    to = gptq_layouts.convert
+
+    def plain(checkpoint: str | Path) -> float:
+        return in_transformers(checkpoint, texts, device)
+
+    def by_new(checkpoint: Path) -> float:
+        return gptq.perplexity(checkpoint, texts)
+
+    def by_old(checkpoint: Path) -> float:
+        return autogptq.perplexity(checkpoint, texts, check=False)
+
+    for_new = to(old, work / "for-new", "gptqmodel")
+    for_plain = to(old, work / "for-plain", "transformers")
+    for_old = to(two, work / "for-old", "auto-gptq")
+    unchecked = gptq_layouts.as_v2(new, work / "unchecked")
+    rows: list[tuple[str, str, str, Callable[[Any], float], Any]] = [
+        ("fp16", "transformers", "as it is", plain, folder),
+        ("GPTQModel", "transformers", "as it is", plain, new),
+        ("GPTQModel", "GPTQModel", "as it is", by_new, new),
+        ("GPTQModel", "auto-gptq", "as it is", by_old, new),
+        ("auto-gptq", "auto-gptq", "as it is", by_old, old),
+        ("auto-gptq", "transformers", "file renamed", plain, for_plain),
+        ("auto-gptq", "GPTQModel", "file renamed, JSON edited", by_new, for_new),
+        ("transformers", "GPTQModel", "as it is", by_new, two),
+        ("GPTQModel", "auto-gptq", "as version 2, unchecked", by_old, unchecked),
+        ("transformers", "auto-gptq", "zeros rewritten", by_old, for_old),
+    ]
+    found: list[dict[str, Any]] = []
+    for maker, reader, how, read, checkpoint in rows:
+        value = read(checkpoint)
+        right = value < 1.1 * (found[0]["perplexity"] if found else value + 1)
+        row = {"made_by": maker, "read_by": reader, "how": how, "perplexity": round(value, 3)}
+        found.append({**row, "right": right})
+        print(f"{maker} -> {reader}, {how}: {value:.2f}", flush=True)
+    return found
+
+
+def in_transformers(folder: str | Path, texts: list[str], device: str) -> float:
+    """Perplexity when plain `from_pretrained` loads the checkpoint."""
+    from transformers import AutoTokenizer
+
+    with memory.measure():
+        model = load(str(folder), device)
+    found = perplexity(model, AutoTokenizer.from_pretrained(folder), texts)
+    del model
+    freed = memory.free()
+    if not freed.returned:
+        raise CourseError("A model was not given back.", str(freed), "Restart the recording.")
+    return found

@@ -1,0 +1,1 @@
+"""Executing every notebook, comparing it with what is stored, and the report."""

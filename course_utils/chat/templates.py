@@ -1,0 +1,162 @@
+"""Chat templates of other model families, and whose each token of a rendered prompt is.
+
+A chat template is a Jinja text that turns messages into one prompt. Every chat model's tokenizer
+brings its own; three that differ from Llama 2's lie in `data/chat_templates/`.
+"""
+
+import os
+import re
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from course_utils import machine, models
+from course_utils.errors import CourseError
+from course_utils.sentiment import Messages
+
+FOLDER = Path(__file__).parent.parent / "data" / "chat_templates"
+FAMILIES = ("chatml", "llama3", "zephyr")
+
+
+def load(name: str) -> str:
+    """A family's chat template.
+
+    Args:
+        name: `chatml`, `llama3` or `zephyr` for the course's own renderings of these formats;
+            a folder or a hub id (like `HuggingFaceH4/zephyr-7b-beta`) for the template that this
+            model's tokenizer brings. That fetches a few megabytes, and no weights.
+
+    Raises:
+        CourseError: no such name, the hub is out of reach or gated, or it has no template.
+    """
+    if name in FAMILIES:
+        return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    if not Path(name).is_dir():
+        _check_hub_name(name)
+    from transformers import AutoTokenizer
+
+    try:
+        template = AutoTokenizer.from_pretrained(name).chat_template
+    except (OSError, ValueError) as error:
+        raise CourseError(
+            f"The tokenizer of {Path(name).name} could not be loaded.",
+            str(error).strip().splitlines()[0],
+            f"Check the name; a gated model needs HF_TOKEN. Or use {', '.join(FAMILIES)}.",
+        ) from None
+    if not template:
+        raise CourseError(
+            f"{Path(name).name} has no chat template.",
+            "It is a base model: it continues text and was never taught to answer.",
+            "Name a chat model; their names often end in -chat or -Instruct.",
+        )
+    # a few models bring several templates by name; the first is the ordinary one
+    return template if isinstance(template, str) else template.get("default", next(iter(template)))
+
+
+def _check_hub_name(name: str) -> None:
+    """Raise `CourseError` unless `name` is a hub id and there is a way to fetch it."""
+    what, use = f"No chat template {name!r}.", f"use one of {', '.join(FAMILIES)}."
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        why = "It is neither a family of the course, nor a folder here, nor a hub id."
+        raise CourseError(what, why, f"Write owner/name, or {use}")
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "tokenizer_config.json"), str):
+        return
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        why = "It is not on this machine, and HF_HUB_OFFLINE is set, as always in the pocket tier."
+        raise CourseError(what, why, f"Unset HF_HUB_OFFLINE and restart the kernel, or {use}")
+    if not machine.reachable(models.HUB):
+        why = f"It is not on this machine, and {models.HUB} cannot be reached."
+        raise CourseError(what, why, f"Connect and run the cell again, or {use}")
+
+
+def render(
+    tokenizer: Any,
+    messages: Messages,
+    template: str | None = None,
+    add_generation_prompt: bool = True,
+) -> str:
+    """The prompt as text: `apply_chat_template` without turning it into token ids."""
+    return tokenizer.apply_chat_template(
+        messages,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+    )
+
+
+def pieces(
+    tokenizer: Any,
+    messages: Messages,
+    template: str | None = None,
+    add_generation_prompt: bool = True,
+) -> list[tuple[str, str]]:
+    """Each token of the rendered prompt with its owner.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        messages: the chat.
+        template: a chat template; the tokenizer's own by default.
+        add_generation_prompt: as for `apply_chat_template`.
+
+    Returns:
+        (token text, owner) pairs; the owner is `special` for special tokens, the role for what
+        stands in a message, and `format` for what the template put around it.
+    """
+    text = render(tokenizer, messages, template, add_generation_prompt)
+    owner = _owners(tokenizer, text, messages, template, add_generation_prompt)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    special, found, reached = set(tokenizer.all_special_ids), [], 0
+    for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        whose = owner[max(start, end - 1)] if start < len(text) else "format"
+        # the second and later bytes of one character share its place in the text
+        shown = text[start:end] if end > reached else tokenizer.convert_ids_to_tokens(token)
+        found.append((shown, "special" if token in special else whose))
+        reached = end
+    return found
+
+
+def segments(
+    tokenizer: Any,
+    messages: Messages,
+    template: str | None = None,
+    add_generation_prompt: bool = True,
+) -> list[tuple[str, str]]:
+    """As `pieces`, but whole runs of text in place of tokens, and without `special`.
+
+    For a template whose special tokens this tokenizer does not know.
+    """
+    text = render(tokenizer, messages, template, add_generation_prompt)
+    owner = _owners(tokenizer, text, messages, template, add_generation_prompt)
+    runs = groupby(zip(text, owner, strict=True), key=itemgetter(1))
+    return [("".join(character for character, _ in run), whose) for whose, run in runs]
+
+
+def _owners(
+    tokenizer: Any,
+    text: str,
+    messages: Messages,
+    template: str | None,
+    add_generation_prompt: bool,
+) -> list[str]:
+    """The owner of each character of `text`: a role, or `format`.
+
+    The template is rendered once more with a stand-in character for each content; what is between
+    the stand-ins is format.
+    """
+    stands = {chr(0xE000 + i): message for i, message in enumerate(messages)}
+    chat = [{**message, "content": mark} for mark, message in stands.items()]
+    shape = render(tokenizer, chat, template, add_generation_prompt)
+    owner, position = ["format"] * len(text), 0
+    for segment in re.split("([\ue000-\uf8ff])", shape):
+        message = stands.get(segment)
+        piece = message["content"].strip() if message else segment
+        at = text.find(piece, position)
+        if at < 0:
+            continue
+        position = at + len(piece)
+        if message:
+            owner[at:position] = [message["role"]] * len(piece)
+    return owner

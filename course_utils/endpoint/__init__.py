@@ -1,0 +1,5 @@
+"""The API lessons' server side: a local endpoint, the learner's own, and errors in plain words."""
+
+from course_utils.endpoint.server import Server, limited, probe, serve, start, stop
+
+__all__ = ["Server", "limited", "probe", "serve", "start", "stop"]

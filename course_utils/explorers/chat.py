@@ -1,0 +1,65 @@
+"""Add one message after another and see the prompt grow."""
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from course_utils import plots, settings
+from course_utils.chat import templates as chat_templates
+from course_utils.explorers.controls import WIDE, boxed, one_of
+from course_utils.plots import Shown
+from course_utils.sentiment import Messages
+
+
+def _chat_step(
+    tokenizer: Any, chat: Messages, template: str | None, add_generation_prompt: bool
+) -> Shown:
+    """The prompt of `chat` as a strip, with its token count; or why the template refuses it."""
+    from jinja2 import TemplateError
+
+    try:
+        pieces = chat_templates.pieces(tokenizer, chat, template, add_generation_prompt)
+    except TemplateError as error:
+        text = f"The template refuses these messages: {error}"
+        return Shown(text, html=boxed(html.escape(text)))
+    strip = plots.chat_strip(pieces)
+    last = f"messages so far: {len(chat)}, the last one from the {chat[-1]['role']}"
+    text = f"{last}; tokens: {len(pieces)}"
+    return Shown(f"{text}\n{strip.text}", html=f"{boxed(html.escape(text))}{strip.html}")
+
+
+def chat_stepper(
+    tokenizer: Any, messages: Messages, templates: Mapping[str, str | None] | None = None
+) -> Any:
+    """Add one message after another and see the prompt grow, in one format or another.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        messages: the whole chat, at least one message.
+        templates: chat templates by name, None for the tokenizer's own; only that by default.
+
+    Returns:
+        A widget; a `Shown` of the whole chat in the first format while a program runs the notebook.
+    """
+    formats = dict(templates or {"this model's own": None})
+    first = next(iter(formats.values()))
+    if settings.static():
+        return _chat_step(tokenizer, messages, first, add_generation_prompt=False)
+    import ipywidgets as widgets
+
+    family = one_of(formats, next(iter(formats)), "format")
+    count = widgets.IntSlider(
+        value=len(messages), min=1, max=len(messages), description="messages", style=WIDE
+    )
+    opened = widgets.Checkbox(value=False, description="add_generation_prompt", indent=False)
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        chat = messages[: count.value]
+        shown = _chat_step(tokenizer, chat, formats[family.value], opened.value)
+        result.value = f'<div role="status">{shown.html}</div>'
+
+    for control in (family, count, opened):
+        control.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([widgets.VBox([family, count, opened]), result])

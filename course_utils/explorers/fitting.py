@@ -1,0 +1,208 @@
+"""Lesson 04's things to look at and play with: bits, rounding a row, filling a card's memory.
+
+As in `explorers`: a widget made of what ipywidgets 7 and 8 share, or a `Shown` picture while a
+program runs the notebook.
+"""
+
+from typing import Any
+
+from course_utils import plots, settings
+from course_utils.errors import CourseError
+from course_utils.explorers.controls import WIDE, as_html, boxed, message, one_of
+from course_utils.memory import fit, predict, shapes
+from course_utils.plots import Shown
+from course_utils.units import size
+
+GIB = 2**30
+MODELS = shapes.NAMES
+RUNGS = ("fp16", "int8", "nf4", "nf4-dq", "gptq-4bit")
+BLOCKS = (16, 32, 64, 128, 256)
+
+
+# (format, its bits by what they are for): IEEE 754 for fp32 and fp16, Google's bfloat16
+FORMATS = (
+    ("fp32", {"sign": 1, "exponent": 8, "fraction": 23}),
+    ("bf16", {"sign": 1, "exponent": 8, "fraction": 7}),
+    ("fp16", {"sign": 1, "exponent": 5, "fraction": 10}),
+    ("int8", {"sign": 1, "whole number": 7}),
+    ("NF4, FP4", {"one of 16 levels": 4}),
+)
+
+
+def formats() -> Shown:
+    """The formats of the ladder bit by bit: a box for each bit, coloured by what it is for."""
+    kinds = list(dict.fromkeys(kind for _, parts in FORMATS for kind in parts))
+    colours = dict(zip(kinds, (plots.STRONG, *plots.PASTEL), strict=False))
+    with plots._axes(height=2.6) as (figure, axes):
+        for row, (_, parts) in enumerate(FORMATS):
+            left = 0
+            for kind, bits in parts.items():
+                axes.barh(
+                    [row] * bits,
+                    1,
+                    left=range(left, left + bits),
+                    height=0.7,
+                    color=colours[kind],
+                    edgecolor=plots.INK,
+                    linewidth=0.6,
+                    label=kind,
+                )
+                left += bits
+            axes.annotate(
+                f"{left} bits", (left, row), (6, 0), textcoords="offset points", va="center"
+            )
+        axes.set_yticks(range(len(FORMATS)), [name for name, _ in FORMATS])
+        axes.set(xticks=[], xlim=(0, 36))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.invert_yaxis()
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=len(once))
+        png = plots._png(figure)
+    rows = [
+        f"{name:9}" + ", ".join(f"{bits} {kind}" for kind, bits in parts.items())
+        for name, parts in FORMATS
+    ]
+    return Shown("\n".join(rows), png=png)
+
+
+def rounded(weights: Any, bits: int, block: int) -> Any:
+    """Absmax rounding with one scale for each block of weights, and back; a tensor as long."""
+    import torch
+
+    largest = 2 ** (bits - 1) - 1
+    out = []
+    for part in weights.split(block):
+        scale = (part.abs().max() / largest).clamp(min=torch.finfo(torch.float32).tiny)
+        out.append((part / scale).round() * scale)
+    return torch.cat(out)
+
+
+def _rounding(row: Any, bits: int, block: int, outlier: float) -> Shown:
+    """Weights against what rounding makes of them; the outlier is left out of picture and error."""
+    weights = row.clone()
+    weights[0] = outlier * row.abs().max()
+    restored = rounded(weights, bits, block)[1:]
+    weights = weights[1:]
+    error = 100 * ((weights - restored).norm() / weights.norm()).item()
+    overhead = 16 / block
+    with plots._axes(height=3.2) as (figure, axes):
+        axes.plot(weights.numpy(), restored.numpy(), ".", markersize=4)
+        axes.set(
+            title=f"{bits} bits, blocks of {block}: {error:.0f} % error",
+            xlabel="weight",
+            ylabel="after rounding",
+        )
+        png = plots._png(figure)
+    text = (
+        f"{bits} bits, blocks of {block}, outlier {outlier:g} times the largest weight: about "
+        f"{error:.0f} % error, {bits + overhead:.2f} bits a weight with 16-bit scales"
+    )
+    return Shown(text, png=png)
+
+
+def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> Any:
+    """Round a row of weights: bits, block size and an outlier in the first place.
+
+    Args:
+        row: a 1-d tensor of weights, at least 256 long.
+        bits: 2 to 8.
+        block: how many weights share a scale.
+        outlier: the first weight, as a multiple of the largest other one.
+
+    Returns:
+        A widget; a `Shown` while a program runs the notebook.
+    """
+    row = row.detach().float().cpu()
+    if settings.static():
+        return _rounding(row, bits, block, outlier)
+    import ipywidgets as widgets
+
+    wide = {"style": WIDE, "layout": widgets.Layout(width="60%")}
+    controls = {
+        "bits": widgets.IntSlider(bits, 2, 8, description="bits:", **wide),
+        "block": widgets.SelectionSlider(options=BLOCKS, value=block, description="block:", **wide),
+        "outlier": widgets.FloatLogSlider(
+            outlier, min=0, max=2, step=0.1, description="outlier x:", **wide
+        ),
+    }
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        shown = _rounding(row, **{name: box.value for name, box in controls.items()})
+        result.value = as_html(shown, boxed(shown.text))
+
+    for box in controls.values():
+        box.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([*controls.values(), result])
+
+
+def _vram(model: str, rung: str, batch: int, length: int, card: str) -> Shown:
+    """A stacked bar of predicted memory against one card's."""
+    config, on = shapes.config(model), fit.card(card)
+    need = predict.inference(config, rung, batch=batch, length=length)
+    verdict = fit.fits(config, rung, on, batch=batch, length=length)
+    with plots._axes(height=2.2) as (figure, axes):
+        left = 0.0
+        for i, (part, n_bytes) in enumerate(need.parts.items()):
+            axes.barh([0], [n_bytes / GIB], left=left, color=plots.PALETTE[i], label=part)
+            left += n_bytes / GIB
+        axes.axvline(on.usable_gib, color=plots.INK, linestyle="--")
+        axes.annotate(f" {on.name}", (on.usable_gib, 0.42))
+        axes.set(title="", xlabel="GiB (predicted)", yticks=[], ylim=(-0.5, 0.7))
+        axes.set_xlim(0, 1.15 * max(left, on.usable_gib))
+        figure.legend(loc="outside upper left", ncols=4)
+        png = plots._png(figure)
+    parts = ", ".join(f"{part} {size(n)}" for part, n in need.parts.items())
+    answer = "fits" if verdict.ok else "does not fit"
+    text = (
+        f"{model} in {rung}, {batch} x {length:,} tokens on {card}: {answer}\n"
+        f"needs {size(need.total)} of {size(on.usable_bytes)} ({parts})"
+    )
+    return Shown(text, png=png)
+
+
+def vram(
+    model: str = "llama-2-7b",
+    rung: str = "nf4",
+    batch: int = 1,
+    length: int = 2048,
+    card: str = "T4",
+) -> Any:
+    """Model, precision, batch, context and card: does it fit? All predicted.
+
+    Returns:
+        A widget; a `Shown` while a program runs the notebook.
+    """
+    if settings.static():
+        return _vram(model, rung, batch, length, card)
+    import ipywidgets as widgets
+
+    wide = {"style": WIDE, "layout": widgets.Layout(width="60%")}
+    lengths = [2**n for n in range(7, 16)]
+    names = [one.name for one in fit.cards()]
+    controls = {
+        "model": one_of(MODELS, model, "model:"),
+        "rung": one_of(RUNGS, rung, "precision:"),
+        "batch": widgets.IntSlider(batch, 1, 32, description="batch:", **wide),
+        "length": widgets.SelectionSlider(
+            options=lengths, value=length, description="context:", **wide
+        ),
+        "card": widgets.SelectionSlider(options=names, value=card, description="card:", **wide),
+    }
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        try:
+            shown = _vram(**{name: box.value for name, box in controls.items()})
+        except CourseError as error:
+            result.value = message(error)
+            return
+        result.value = as_html(shown, boxed(shown.text))
+
+    for box in controls.values():
+        box.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([*controls.values(), result])

@@ -1,0 +1,66 @@
+"""Turn rank and modules, and see how many parameters LoRA trains."""
+
+from typing import Any
+
+from course_utils import plots, settings
+from course_utils.explorers.controls import WIDE, as_html, boxed, one_of
+from course_utils.memory import predict, training
+from course_utils.plots import Shown
+from course_utils.units import size
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MODULES: dict[str, tuple[str, ...]] = {
+    "q and v, as in LoRA's paper": ("q_proj", "v_proj"),
+    "attention": ATTENTION,
+    "all linear layers": (*ATTENTION, "gate_proj", "up_proj", "down_proj"),
+}
+
+
+def _lora_counted(names: tuple[str, ...], rank: int, chosen: str) -> Shown:
+    """Trained parameters of LoRA for each model, as a share of all its parameters."""
+    shares, lines = {}, []
+    for name in names:
+        config = predict.config(name)
+        trained = training.lora_parameters(config, rank, MODULES[chosen])
+        whole = predict.weights(config, "fp16").parameters
+        shares[name] = 100 * trained / whole
+        lines.append(
+            f"{name}: trains {trained:,} beside {whole:,} frozen, "
+            f"an adapter of {size(4 * trained)} in fp32"
+        )
+    title = f"Trained parameters at rank {rank}, {chosen}"
+    chart = plots.bars(shares, title, unit="% of the model's own", number="{:.2f} %")
+    return Shown("\n".join([chart.text, *lines]), png=chart.png)
+
+
+def lora_counter(
+    *models: str, rank: int = 8, modules: str = "all linear layers", most: int = 256
+) -> Any:
+    """Turn rank and modules, and see how many parameters LoRA trains.
+
+    Args:
+        *models: as for `predict.config`: names like "llama-2-7b", or folders.
+        rank: where the slider stands; a power of two.
+        modules: which layers, one of `MODULES`.
+        most: the largest rank offered.
+
+    Returns:
+        A widget; a `Shown` for the given values while a program runs the notebook.
+    """
+    if settings.static():
+        return _lora_counted(models, rank, modules)
+    import ipywidgets as widgets
+
+    ranks = [2**i for i in range(most.bit_length())]
+    slider = widgets.SelectionSlider(options=ranks, value=rank, description="rank", style=WIDE)
+    layers = one_of(MODULES, modules, "modules")
+    result = widgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        shown = _lora_counted(models, slider.value, layers.value)
+        result.value = as_html(shown, boxed("\n".join(shown.text.splitlines()[-len(models) :])))
+
+    for control in (slider, layers):
+        control.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([slider, layers, result])

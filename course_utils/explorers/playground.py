@@ -1,0 +1,149 @@
+"""Type a review; see the reply and the label: of a model in this process, or of an endpoint."""
+
+import html
+from typing import Any
+
+from course_utils import plots, sentiment, settings
+from course_utils.errors import CourseError
+from course_utils.explorers.controls import COFFEE, ROOM, WIDE, as_html, boxed, message, one_of
+from course_utils.plots import Shown
+from course_utils.sentiment import Complete
+
+
+def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
+    """The model's reply to a review, and the probabilities of the labels.
+
+    Raises:
+        CourseError: the review is empty, no text, too long, or refused by the chat template.
+    """
+    from jinja2 import TemplateError
+
+    if not review.strip():
+        raise CourseError("There is no review yet.", "", "Type one and press Enter.")
+    chat = sentiment.messages(review)
+    try:
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
+    except TemplateError as error:
+        raise CourseError(
+            "The chat template refuses this text.", str(error), "Leave that part out."
+        ) from None
+    sentiment.check_room(model, len(prompt["input_ids"]), ROOM)
+    reply = sentiment.local_complete(model, tokenizer)(chat)
+    chances = sentiment.label_probabilities(model, tokenizer, chat)
+    title = "Probability of the reply's first word"
+    chart = plots.bars(
+        chances, title, number="{:.1f}", highlight=[_top(chances)], in_picture="{:.3f}"
+    )
+    return reply, chart
+
+
+def _top(chances: dict[str, float]) -> str:
+    """The name with the highest value."""
+    return max(chances, key=lambda name: chances[name])
+
+
+def playground(model: Any, tokenizer: Any, review: str = COFFEE) -> Any:
+    """Type a review; see the reply, the label parsed from it, and how sure the model is.
+
+    Returns:
+        A widget; a `Shown` for `review` while a program runs the notebook.
+    """
+    if settings.static():
+        reply, chart = _read(model, tokenizer, review)
+        lines = [f"review: {review}", f"reply:  {reply}", f"label:  {sentiment.parse_label(reply)}"]
+        return Shown("\n".join([*lines, "", chart.text]), png=chart.png)
+    import ipywidgets as widgets
+
+    box = widgets.Text(
+        value=review,
+        description="Your review:",
+        continuous_update=False,  # asked on Enter or on leaving the box, not at every letter
+        style=WIDE,
+        layout=widgets.Layout(width="95%"),
+    )
+    button = widgets.Button(description="Ask the model", button_style="primary")
+    result = widgets.HTML()
+
+    def ask(_: object = None) -> None:
+        try:
+            reply, chart = _read(model, tokenizer, box.value)
+        except CourseError as error:
+            result.value = message(error)
+            return
+        label = sentiment.parse_label(reply)
+        note = boxed(f"<b>reply:</b> {html.escape(reply)}\n<b>label:</b> {label}")
+        result.value = as_html(chart, note)
+
+    box.observe(ask, names="value")
+    button.on_click(ask)
+    ask()
+    return widgets.VBox([box, button, result])
+
+
+INSTRUCTIONS: dict[str, str | None] = {
+    "the course's": sentiment.SYSTEM,
+    "a sentence": "Give the sentiment and the reason in one sentence.",
+    "JSON": "Answer in JSON with the keys sentiment and reason.",
+    "none": None,
+}
+
+
+def _asked(complete: Complete, review: str, system: str | None) -> str:
+    """What an endpoint makes of a review, in lines: instructions, reply, label.
+
+    Raises:
+        CourseError: the review is empty or no text, or the endpoint does not answer.
+    """
+    from openai import OpenAIError
+
+    if not review.strip():
+        raise CourseError("There is no review yet.", "", "Type one and press Enter.")
+    try:
+        reply = complete(sentiment.messages(review, system))
+    except OpenAIError as error:
+        raise CourseError(
+            "The endpoint gave no answer.",
+            f"{type(error).__name__}: {error}",
+            "See what to do about this error in lesson 01, section 9.",
+        ) from None
+    label = sentiment.parse_label(reply)
+    return f"instructions: {system or '(none)'}\nreply: {reply}\nlabel: {label}"
+
+
+def endpoint_playground(complete: Complete, review: str = COFFEE) -> Any:
+    """Type a review and choose the instructions; see the endpoint's reply, and the label in it.
+
+    Args:
+        complete: messages in, reply out, as lesson 01 builds it on the client.
+        review: the first review.
+
+    Returns:
+        A widget; a `Shown` for `review` while a program runs the notebook.
+    """
+    first = next(iter(INSTRUCTIONS))
+    if settings.static():
+        return Shown(f"review: {review}\n{_asked(complete, review, INSTRUCTIONS[first])}")
+    import ipywidgets as widgets
+
+    box = widgets.Text(
+        value=review,
+        description="Your review:",
+        continuous_update=False,  # a request on Enter or on leaving the box, not at every letter
+        style=WIDE,
+        layout=widgets.Layout(width="95%"),
+    )
+    system = one_of(INSTRUCTIONS, first, "instructions")
+    result = widgets.HTML()
+
+    def ask(_: object = None) -> None:
+        try:
+            said = _asked(complete, box.value, INSTRUCTIONS[system.value])
+        except CourseError as error:
+            result.value = message(error)
+            return
+        result.value = f'<div role="status">{boxed(html.escape(said))}</div>'
+
+    for control in (box, system):
+        control.observe(ask, names="value")
+    ask()
+    return widgets.VBox([box, system, result])

@@ -1,0 +1,313 @@
+"""Does it fit? A predicted model against a card, several cards, or this machine's free memory.
+
+The check that a lesson runs before it loads anything, so that a model too large ends in a
+sentence with the numbers and the rung that fits, not in an out-of-memory error.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils import data, machine
+from course_utils.errors import CourseError
+from course_utils.memory import predict, shapes
+from course_utils.memory.rungs import Rung, rung
+from course_utils.units import GIB, size
+
+# Rungs that from_pretrained makes by itself, most exact first: what check() offers.
+LOADABLE = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU model from data/gpus.json.
+
+    Attributes:
+        usable_bytes: what PyTorch sees as its total capacity.
+        capability: CUDA compute capability, like (7, 5).
+        bandwidth_gb_s: memory bandwidth, GB of 10**9 bytes a second.
+    """
+
+    name: str
+    total_gib: float
+    usable_gib: float
+    capability: tuple[int, int]
+    bf16_native: bool
+    bandwidth_gb_s: float
+
+    @property
+    def usable_bytes(self) -> int:
+        """Usable memory in bytes."""
+        return int(self.usable_gib * GIB)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a model fits on one card or several.
+
+    Attributes:
+        needed: predicted peak bytes on each card, in order.
+        usable: usable bytes of one card.
+        reason: why it does not fit; empty where it does.
+    """
+
+    card: str
+    needed: list[int]
+    usable: int
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it fits."""
+        return not self.reason
+
+    def __str__(self) -> str:
+        """One line."""
+        need = " + ".join(size(n) for n in self.needed)
+        count = f"{len(self.needed)} x " if len(self.needed) > 1 else ""
+        answer = "fits" if self.ok else f"does not fit: {self.reason}"
+        return f"{count}{self.card}: needs {need} of {size(self.usable)}, {answer}"
+
+    __repr__ = __str__
+
+
+def cards() -> list[Card]:
+    """The common cards, smallest first, with their source in data/gpus.json."""
+    fields = Card.__dataclass_fields__
+    rows = [{k: v for k, v in row.items() if k in fields} for row in data.table("gpus")["cards"]]
+    found = [Card(**{**row, "capability": tuple(row["capability"])}) for row in rows]
+    return sorted(found, key=lambda card: card.usable_gib)
+
+
+def card(name: str) -> Card:
+    """The card of that name.
+
+    Raises:
+        CourseError: it is not in the list.
+    """
+    for known in cards():
+        if known.name == name:
+            return known
+    raise CourseError(
+        f"There is no card {name!r} in the list.",
+        "It has " + ", ".join(c.name for c in cards()) + ".",
+        "Write one of these, or make a fit.Card with your card's figures.",
+    )
+
+
+def too_old(r: Rung, capability: tuple[int, int]) -> str:
+    """Why a CUDA card of this compute capability cannot run the rung; empty where it can."""
+    if capability >= r.capability:
+        return ""
+    need, have = (".".join(map(str, c)) for c in (r.capability, capability))
+    return f"{r.name} needs compute capability {need}, this card has {have}"
+
+
+def fits(
+    config: Any, rung_name: str, on: Card, batch: int = 1, length: int = 2048, count: int = 1
+) -> Fit:
+    """Whether a model on a rung fits one card, or `count` equal ones split by `device_map="auto"`.
+
+    Args:
+        config: a model's config.
+        rung_name: a rung of the ladder.
+        on: the card.
+        batch: sequences at once.
+        length: tokens of context in each, prompt included.
+        count: number of cards.
+    """
+    if count == 1:
+        needed = [predict.inference(config, rung_name, batch, length).total]
+    else:
+        needed = split(config, rung_name, on.usable_bytes, count, batch, length)
+    reason = too_old(rung(rung_name), on.capability)
+    if not reason and not needed:
+        reason = "device_map='auto' would put layers on the CPU"
+    elif not reason and max(needed) > on.usable_bytes:
+        reason = f"{size(max(needed) - on.usable_bytes)} too much"
+    return Fit(on.name, needed, on.usable_bytes, reason)
+
+
+def context_left(config: Any, rung_name: str, on: Card, batch: int = 1, count: int = 1) -> int:
+    """The longest context, in tokens of each of `batch` sequences, that still fits; 0 for none.
+
+    Not cut at what the model was trained for (`max_position_embeddings`).
+    """
+    low, high = 0, 1 << 20
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(config, rung_name, on, batch, middle, count).ok:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class _ElementSizes:
+    """What transformers asks a quantizer while it splits a model: bytes for each element.
+
+    bitsandbytes is counted as transformers counts it, by bits alone, and leaves a tenth of each
+    card free (`adjust_max_memory` in its bitsandbytes quantizers).
+    """
+
+    def __init__(self, model: Any, r: Rung) -> None:
+        self.linear = {f"{path}.weight" for path in shapes.quantized_layers(model)}
+        self.rung = r
+
+    def param_element_size(self, model: Any, name: str, tensor: Any) -> float:
+        if name in self.linear:
+            return self.rung.bits / 8
+        return (
+            predict.BYTES[self.rung.dtype] if tensor.is_floating_point() else tensor.element_size()
+        )
+
+    def adjust_max_memory(self, max_memory: dict[Any, float]) -> dict[Any, float]:
+        share = 0.9 if self.rung.kind in ("int8", "bnb4") else 1.0
+        return {where: n * share for where, n in max_memory.items()}
+
+    def validate_environment(self, **_: Any) -> None:
+        pass
+
+
+def split(
+    config: Any, rung_name: str, usable: int, count: int, batch: int = 1, length: int = 2048
+) -> list[int]:
+    """Peak bytes on each of `count` equal cards, split by the code behind `device_map="auto"`.
+
+    Each card has its layers' weights, scales and cache, one layer's activations at a time, and the
+    framework's overhead; whole decoder layers stay together.
+
+    Returns:
+        Bytes for each card; an empty list where layers would be left over for the CPU.
+    """
+    r = rung(rung_name)
+    places = _places(config, r, usable - predict.CUDA_OVERHEAD, count)
+    if not all(isinstance(place, int) for place in places.values()):
+        return []
+    return _bytes_by_card(config, r, places, count, batch, length)
+
+
+_known_places: dict[tuple[str, str, int, int], dict[str, Any]] = {}
+
+
+def _places(config: Any, r: Rung, room: int, count: int) -> dict[str, Any]:
+    """{module: card number, or "cpu"} for `count` cards with `room` bytes each."""
+    from transformers.integrations.accelerate import _get_device_map
+
+    key = (repr(vars(config)), r.name, room, count)
+    if key not in _known_places:
+        model = shapes.on_meta(config)
+        rooms = dict.fromkeys(range(count), room)
+        log = logging.getLogger("accelerate.utils.modeling")
+        level = log.level
+        log.setLevel(logging.ERROR)  # it warns that the cards are not in this machine
+        sizes: Any = _ElementSizes(model, r)
+        try:
+            places = _get_device_map(model, "auto", rooms, sizes)
+        finally:
+            log.setLevel(level)
+        _known_places[key] = places
+    return _known_places[key]
+
+
+def _bytes_by_card(
+    config: Any, r: Rung, places: dict[str, int], count: int, batch: int, length: int
+) -> list[int]:
+    """Peak bytes on each card, given which module goes where."""
+    peak = predict.activations(config, r.name, batch, length) + predict.CUDA_OVERHEAD
+    needed = [peak] * count
+    # the longest name that leads to a tensor decides, as in transformers' expand_device_map
+    modules = sorted(places, key=len, reverse=True)
+    for t in shapes.shapes(config):
+        home = next(m for m in modules if not m or t.path == m or t.path.startswith(m + "."))
+        needed[places[home]] += sum(predict.bytes_of(t, r))
+    layers = config.num_hidden_layers
+    cache = predict.kv_cache(config, r.name, batch, length) // layers
+    for number in range(layers):
+        home = next(m for m in modules if not m or f"model.layers.{number}.".startswith(m + "."))
+        needed[places[home]] += cache
+    return needed
+
+
+def check(
+    config: Any, rung_name: str, batch: int = 1, length: int = 2048, limit: int | None = None
+) -> predict.Inference:
+    """Look before loading: can this model run on this rung, here?
+
+    Args:
+        config: the model's config, from its folder, with what it says about quantization.
+        rung_name: a rung of the ladder.
+        batch: sequences at once.
+        length: tokens of context in each.
+        limit: bytes to stay under; by default what the first GPU, or the RAM, has free.
+
+    Returns:
+        The prediction, where it fits.
+
+    Raises:
+        CourseError: unknown rung, a checkpoint quantized in another way, a group size that does
+            not divide, a GPU too old for the rung, or not enough memory.
+    """
+    r = rung(rung_name)
+    check_checkpoint(config, r)
+    gpus = machine.gpus()
+    where, free = "this machine's memory", machine.ram_bytes()[1]
+    if gpus:
+        where, free = gpus[0].name, gpus[0].free_bytes
+    capability = gpus[0].capability if gpus and gpus[0].kind == "cuda" else None
+    if capability and (old := too_old(r, capability)):
+        instead = "fp16" if r.kind == "float" or capability < rung("nf4").capability else "nf4"
+        raise CourseError(f"{where} is too old for {r.name}.", f"{old}.", f"Take {instead} there.")
+    if limit is not None:
+        where, free = "the limit", limit
+    need = predict.inference(config, rung_name, batch, length, gpu=bool(gpus))
+    if need.total > free:
+        raise CourseError(
+            f"This model does not fit: {rung_name} needs {size(need.total)}, "
+            f"{where} has {size(free)}.",
+            ", ".join(f"{part} {size(n)}" for part, n in need.parts.items()) + ".",
+            _way_out(config, free, batch, length, capability, bool(gpus)),
+        )
+    return need
+
+
+def _way_out(
+    config: Any, free: int, batch: int, length: int, capability: tuple[int, int] | None, gpu: bool
+) -> str:
+    """The most exact rung that fits, or what else to do."""
+    for name in LOADABLE:
+        if capability and too_old(rung(name), capability):
+            continue
+        total = predict.inference(config, name, batch, length, gpu).total
+        if total <= free:
+            return f"Take the rung {name}: it needs {size(total)}."
+    last = LOADABLE[-1]
+    smallest = predict.inference(config, last, 1, 256, gpu).total
+    if smallest <= free:
+        return f"Take {last} with batch 1 and a shorter context: 256 tokens need {size(smallest)}."
+    return "No rung fits: take a smaller model, free memory, or use a larger card."
+
+
+def check_checkpoint(config: Any, r: Rung) -> None:
+    """Raise `CourseError` where the checkpoint is quantized already, and not as the rung says."""
+    found = getattr(config, "quantization_config", None)
+    if not found:
+        return
+    saved = found if isinstance(found, dict) else found.to_dict()
+    method, bits = saved.get("quant_method"), saved.get("bits")
+    if method == "bitsandbytes":
+        kind = "int8" if saved.get("load_in_8bit") else "bnb4"
+        same = r.kind == kind and r.code in ("", saved.get("bnb_4bit_quant_type"))
+        same = same and r.double_quant == bool(saved.get("bnb_4bit_use_double_quant"))
+    else:
+        same = method == "gptq" == r.kind and (bits, saved.get("group_size")) == (
+            r.bits,
+            r.group_size,
+        )
+    if not same:
+        held = f"{method} {bits} bit" if bits else str(method)
+        raise CourseError(
+            f"This checkpoint is already quantized ({held}), so it cannot be loaded as {r.name}.",
+            "Quantized weights have lost what another format would need.",
+            "Load it with plain from_pretrained, or take the fp16 checkpoint and quantize that.",
+        )

@@ -1,0 +1,235 @@
+"""Bytes before loading: what a model takes on a rung, from its config.json alone.
+
+    config = predict.config("llama-2-7b")
+    predict.weights(config, "nf4")                            # by part, scales included
+    predict.inference(config, "nf4", batch=1, length=2048)    # with cache, activations, overhead
+
+For Llama-like models; each formula names its source.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.errors import CourseError
+from course_utils.memory.rungs import PARTS, Rung, rung
+from course_utils.memory.shapes import NAMES as NAMES
+from course_utils.memory.shapes import Shape, shapes
+from course_utils.memory.shapes import config as config
+from course_utils.units import GIB, size
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+# A CUDA process holds memory that PyTorch's allocator does not count: the context and the kernels'
+# code. Out-of-memory messages give it as "in use" minus "allocated" minus "reserved": 0.13 GiB on
+# a T4 (github.com/QwenLM/Qwen3-VL/issues/1046), 0.4 on an A100 (HiDream-ai/VAREdit/issues/6), 0.5
+# on an RTX 4090 (3DTopia/Phidias-Diffusion/issues/8). A cuBLAS workspace of 8 to 32 MiB is in it.
+CUDA_OVERHEAD = GIB // 2
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Predicted bytes of a model's weights on one rung, by part."""
+
+    rung: str
+    parts: dict[str, int]
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """All parts together, in bytes."""
+        return sum(self.parts.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of memory for each parameter, everything included."""
+        return 8 * self.total / self.parameters
+
+    def __str__(self) -> str:
+        """A line for each part."""
+        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
+        lines.append(
+            f"{self.rung:<12}{size(self.total):>12}  {self.bits_per_weight:.2f} bits a weight"
+        )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Predicted peak bytes of running a model on one rung.
+
+    Attributes:
+        parts: `weights`, `kv cache`, `activations` (with the logits), `overhead`.
+    """
+
+    rung: str
+    batch: int
+    length: int
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All parts together, in bytes."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        """A line for each part."""
+        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
+        tokens = f"{self.batch} x {self.length} tokens"
+        lines.append(f"{self.rung:<12}{size(self.total):>12}  {tokens}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def weights(config: Any, rung_name: str) -> Weights:
+    """Bytes of the weights on a rung, by part.
+
+    Embeddings, norms and head are in the rung's dtype: 16 bits where the model is loaded with
+    `dtype=torch.float16`, as it should be; a checkpoint in fp32 would keep them at 32.
+
+    Raises:
+        CourseError: no such rung, or a GPTQ group size that does not divide a layer's inputs.
+    """
+    r = rung(rung_name)
+    parts = dict.fromkeys(PARTS, 0)
+    tensors = shapes(config)
+    if r.kind == "gptq":
+        _check_group(tensors, r)
+    for t in tensors:
+        values, scales = bytes_of(t, r)
+        parts[t.part] += values
+        parts["scales"] += scales
+    parameters = sum(t.numel for t in tensors if t.kind != "buffer")
+    return Weights(rung_name, {p: n for p, n in parts.items() if n}, parameters)
+
+
+def bytes_of(t: Shape, r: Rung) -> tuple[int, int]:
+    """(bytes of the values, bytes of scales, zeros and tables) of one tensor on a rung.
+
+    Sources: LLM.int8() keeps one fp32 scale a row (arXiv 2208.07339; bitsandbytes
+    `int8_vectorwise_quant`). bitsandbytes 4-bit: one fp32 scale for 64 weights and a table of 16
+    fp32 levels; double quantization makes the scales 8 bits wide, with one fp32 scale for 256 of
+    them, an fp32 mean and a table of 256 levels (QLoRA, arXiv 2305.14314 section 3; bitsandbytes
+    `QuantState`). GPTQ: int32 words of packed values, one fp16 scale and one packed zero for each
+    group and output, an int32 group index for each input (AutoGPTQ `QuantLinear`).
+    """
+    if t.kind == "buffer":
+        return t.numel * t.element_bytes, 0
+    if t.kind != "linear" or r.kind == "float":
+        return t.numel * BYTES[r.dtype], 0
+    rows, columns = t.shape
+    if r.kind == "int8":
+        return t.numel, 4 * rows
+    if r.kind == "bnb4":
+        values, blocks, table = math.ceil(t.numel / 2), math.ceil(t.numel / 64), 16 * 4
+        if r.double_quant:
+            return values, blocks + 4 * math.ceil(blocks / 256) + 4 + 256 * 4 + table
+        return values, 4 * blocks + table
+    groups = columns // r.group_size
+    packed_zeros = groups * rows * r.bits // 8
+    return t.numel * r.bits // 8, 2 * groups * rows + packed_zeros + 4 * columns
+
+
+def _check_group(tensors: tuple[Shape, ...], r: Rung) -> None:
+    """Raise `CourseError` where a GPTQ group size does not divide a layer's inputs."""
+    linear = [t for t in tensors if t.kind == "linear"]
+    wrong = [t for t in linear if t.shape[1] % r.group_size]
+    if wrong:
+        n, path = wrong[0].shape[1], wrong[0].path
+        fitting = [g for g in (128, 64, 32, 16) if all(t.shape[1] % g == 0 for t in linear)]
+        raise CourseError(
+            f"Group size {r.group_size} does not divide this model's layers.",
+            f"{path.removesuffix('.weight')} has {n} inputs: {n} / {r.group_size} is not whole.",
+            f"Take a group size that divides them all: {', '.join(map(str, fitting))}.",
+        )
+
+
+def kv_cache(config: Any, rung_name: str, batch: int = 1, length: int = 2048) -> int:
+    """Bytes of the KV cache: a key and a value for every layer, KV head and token.
+
+    2 x layers x batch x length x KV heads x head size x bytes of the dtype (arXiv 2211.05102,
+    section 2.2; the cache of transformers' `DynamicCache`). No rung here quantizes the cache.
+    """
+    d = _Sizes(config, rung(rung_name))
+    return 2 * config.num_hidden_layers * batch * length * d.kv * d.bytes
+
+
+def logits(config: Any, rung_name: str, batch: int = 1, positions: int = 1) -> int:
+    """Bytes of the logits for so many positions of each row, and of the fp32 copy made of them.
+
+    `generate` asks the head for the last position only (`logits_to_keep=1`) and picks the token
+    from a copy in fp32. Scoring a text (perplexity) has logits for every position.
+    """
+    d = _Sizes(config, rung(rung_name))
+    return batch * positions * config.vocab_size * (d.bytes + 4)
+
+
+def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048) -> int:
+    """Bytes of the intermediate results at the peak of a prefill of `tokens`, logits included.
+
+    Counted on transformers' `modeling_llama.py` under `torch.inference_mode()`, per token: inside
+    the MLP the embedded input, the layer's input, the residual, the normed input (4 x hidden) and
+    gate, up and their product (3 x intermediate) are alive at once; inside attention 3 x hidden,
+    queries before and after rotation, keys while they are rotated; at the head the logits, with
+    the last hidden states and then with their fp32 copy. The largest counts. With quantized layers
+    one more thing is alive: a 4-bit or GPTQ weight unpacked to 16 bits, or int8 inputs and int32
+    products. An estimate there: it depends on the kernel that the library picks.
+    """
+    r = rung(rung_name)
+    d = _Sizes(config, r)
+    n = batch * tokens
+    rope = 2 * tokens * d.head * d.bytes
+    attention = n * (3 * d.hidden + 2 * d.queries + 3 * d.kv) * d.bytes
+    mlp = n * (4 * d.hidden + 3 * d.inner) * d.bytes
+    if r.kind in ("bnb4", "gptq"):
+        unpacked = d.hidden * d.inner * d.bytes
+        mlp = max(mlp, n * (4 * d.hidden + 2 * d.inner) * d.bytes + unpacked)
+    elif r.kind == "int8":
+        mlp = n * (4 * d.hidden * d.bytes + d.hidden + d.inner * (2 * d.bytes + 4))
+    last = batch * config.vocab_size
+    head = last * d.bytes + max(n * d.hidden * d.bytes, last * 4)
+    return max(attention + rope, mlp + rope, head)
+
+
+def inference(
+    config: Any, rung_name: str, batch: int = 1, length: int = 2048, gpu: bool = True
+) -> Inference:
+    """Peak bytes of loading a model on a rung and filling a context of `length` tokens.
+
+    The worst case: a prompt as long as the context, read in one go. On a GPU the framework's
+    overhead is added.
+    """
+    parts = {
+        "weights": weights(config, rung_name).total,
+        "kv cache": kv_cache(config, rung_name, batch, length),
+        "activations": activations(config, rung_name, batch, length),
+    }
+    if gpu:
+        parts["overhead"] = CUDA_OVERHEAD
+    return Inference(rung_name, batch, length, parts)
+
+
+def decode_limit(config: Any, rung_name: str, bandwidth_gb_s: float) -> float:
+    """Most tokens/s one sequence can be generated with: each token reads every weight once.
+
+    Bandwidth over bytes; of the embeddings only one row is read (arXiv 2211.05102, section 2.1).
+    A bound, not a forecast: kernels that unpack 4 bits slowly stay far below it.
+    """
+    w = weights(config, rung_name)
+    return bandwidth_gb_s * 1e9 / (w.total - w.parts.get("embeddings", 0))
+
+
+class _Sizes:
+    """The sizes that the formulas use, out of a config and a rung. `bytes` is of one activation."""
+
+    def __init__(self, config: Any, r: Rung) -> None:
+        self.bytes = BYTES[r.dtype]
+        self.hidden = config.hidden_size
+        heads = config.num_attention_heads
+        self.head = getattr(config, "head_dim", None) or self.hidden // heads
+        self.queries = heads * self.head
+        self.kv = (getattr(config, "num_key_value_heads", None) or heads) * self.head
+        self.inner = getattr(config, "intermediate_size", None) or 4 * self.hidden

@@ -1,0 +1,122 @@
+"""Bytes that fine-tuning takes, predicted: full, LoRA and QLoRA, with AdamW.
+
+It loads no model and measures nothing: shapes come from the config.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.errors import CourseError
+from course_utils.memory import predict, shapes
+from course_utils.units import size
+
+METHODS = ("full", "lora", "qlora")
+
+
+def lora_parameters(config: Any, rank: int, modules: Sequence[str] = ()) -> int:
+    """Trained parameters of LoRA with this rank, on all linear layers but the head by default.
+
+    A layer with m inputs and n outputs gets A (rank x m) and B (n x rank): rank * (m + n)
+    (arXiv 2106.09685, section 4.1).
+
+    Args:
+        config: as from `predict.config`.
+        rank: r, at least 1.
+        modules: layer names like `q_proj` or `embed_tokens`.
+    """
+    chosen = [
+        t
+        for t in shapes.shapes(config)
+        if (t.path.split(".")[-2] in modules if modules else t.kind == "linear")
+    ]
+    return sum(rank * (t.shape[0] + t.shape[1]) for t in chosen)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Predicted bytes of one way of fine-tuning, and how many parameters it trains.
+
+    Attributes:
+        parts: `weights`, `gradients`, `optimizer`, `activations`.
+    """
+
+    method: str
+    parts: dict[str, int]
+    trained: int
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """All parts together, in bytes."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        """A line for each part."""
+        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
+        share = f"trains {self.trained:,} of {self.parameters:,}"
+        return "\n".join([*lines, f"{self.method:<12}{size(self.total):>12}  {share}"])
+
+    __repr__ = __str__
+
+
+def training(
+    config: Any,
+    method: str,
+    rank: int = 8,
+    batch: int = 1,
+    length: int = 256,
+    dtype: str = "fp32",
+    modules: Sequence[str] = (),
+) -> Training:
+    """Bytes that training takes with AdamW, by part.
+
+    A trained parameter takes 16 bytes: 4 for itself, 4 for its gradient, 8 for AdamW's two moving
+    averages. Mixed precision takes 16 as well: 2 + 2 for weight and gradient in 16 bits, and 4 + 8
+    for the fp32 copy and the averages (arXiv 1910.02054, section 3.1). A frozen parameter takes
+    what its dtype takes, and no more: that is LoRA's saving; QLoRA keeps the frozen ones in NF4
+    with double quantization (arXiv 2305.14314). Activations are an estimate, with gradient
+    checkpointing.
+
+    Args:
+        config: as from `predict.config`.
+        method: `full`, `lora` or `qlora`.
+        rank: LoRA's rank.
+        batch: examples at once.
+        length: tokens in each.
+        dtype: of the frozen weights: `fp32` on a CPU, `fp16` or `bf16` on a GPU. QLoRA keeps
+            embeddings, norms and head in it.
+        modules: what LoRA adapts; all linear layers by default.
+
+    Raises:
+        CourseError: no such method.
+    """
+    if method not in METHODS:
+        raise CourseError(f"There is no method {method!r}.", "", f"Take {', '.join(METHODS)}.")
+    frozen = predict.weights(config, "nf4-dq" if method == "qlora" else dtype)
+    adapters = lora_parameters(config, rank, modules)
+    trained = frozen.parameters if method == "full" else adapters
+    kept = frozen.total - 4 * frozen.parameters if method == "full" and dtype == "fp32" else 0
+    weights = 4 * trained + (kept if method == "full" else frozen.total)
+    if method == "qlora" and dtype == "fp32":  # the rung counts what is not quantized in 16 bits
+        weights += sum(frozen.parts.get(part, 0) for part in ("embeddings", "norms", "head"))
+    parts = {
+        "weights": weights,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+        "activations": _activations(config, batch * length, 4 if dtype == "fp32" else 2),
+    }
+    whole = frozen.parameters + (0 if method == "full" else adapters)
+    return Training(method, parts, trained, whole)
+
+
+def _activations(config: Any, tokens: int, n_bytes: int) -> int:
+    """Bytes kept for the backward pass, with gradient checkpointing: an estimate.
+
+    Each layer's input, one layer's inner results while it is recomputed (17 numbers a token and
+    hidden unit; arXiv 2205.05198, section 4.1, counts 34 bytes of 16-bit numbers), and the logits
+    with their fp32 copy and gradient.
+    """
+    hidden, inside = config.hidden_size, 17
+    layers = tokens * hidden * n_bytes * (config.num_hidden_layers + inside)
+    return layers + tokens * config.vocab_size * (n_bytes + 8)

@@ -1,0 +1,430 @@
+"""Train Pocket Llama from scratch: `make model`, or `python -m pocket_training.train`.
+
+Four stages: it learns to read bare reviews, judged word by word by a simpler teacher; then to
+answer in the chat format; then to quote a review's words in its answer; then all of it once more
+at lower rates. Seeded; resumes from its last checkpoint after an interruption; picks a GPU where
+there is one. Weights are averaged over the last steps (an exponential moving average), and the
+average is what is saved, as fp16 safetensors, in `course_utils/pocket_llama/`.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import LlamaForCausalLM
+
+from pocket_training import batches, evaluate
+from pocket_training.batches import Batch, Beginnings, Encoder
+from pocket_training.dialogues import Drawer
+from pocket_training.materials import Ahead, Materials, prepare
+from pocket_training.model import Learner, save
+from pocket_training.muon import Muon
+
+RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
+RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
+NOISE = 0.05  # the share of a dialogue's words that is hidden from the model in a step
+PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
+# Two cores have arithmetic for small steps only. A GPU is idle most of even a large one: fewer and
+# larger steps, with their batches made by other processes meanwhile.
+PLANS = {
+    "cpu": {
+        "reading": 3800,
+        "answering": 1000,
+        "quoting": 1200,
+        "polishing": 2300,
+        "bags": 6,
+        "scale": 1,
+        "workers": 1,
+        "every": 200,
+    },
+    "cuda": {
+        "reading": 2850,
+        "answering": 250,
+        "quoting": 470,
+        "polishing": 2060,
+        "bags": 3,
+        "scale": 4,
+        "workers": 3,
+        "every": 500,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training: its peak learning rates, and how long the weights are averaged."""
+
+    name: str
+    steps: int
+    tokens: int = 2048  # of judged text in a step
+    noise: float = 0.05  # the share of its words that is hidden
+    judged: float = 0.5  # the weight of its loss, against dialogues and copies
+    prompts: float = 0.6  # the share of it that stands in prompts
+    dialogues: int = 1  # batches of them in a step
+    spoken: int = 2048  # tokens of such a batch
+    copied: int = 0  # tokens of copies in a step
+    warm_up: int = 20  # steps
+    layers: float = 1e-3  # the matrices inside the layers; AdamW has the rest
+    embeddings: float = 0.75e-3
+    output: float = 2e-3
+    other: float = 1.5e-3
+    keep: float = 0.99
+
+    def share(self, step: int) -> float:
+        """The share of the peaks at a step: linear warm-up, and a cosine down to 2 %."""
+        rise = min(1.0, (step + 1) / self.warm_up)
+        return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+    def optimizers(self, learner: Learner) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside the layers (fewer steps than AdamW alone), else AdamW."""
+        model = learner.model
+        inside = [p for p in model.model.layers.parameters() if p.dim() > 1]
+        other = [p for p in model.parameters() if p.dim() == 1] + list(learner.heads.parameters())
+        table, output = [model.model.embed_tokens.weight], [model.lm_head.weight]
+        adam = [
+            {"params": table, "peak": self.embeddings, "weight_decay": 0.05},
+            {"params": output, "peak": self.output, "weight_decay": 0.05},
+            {"params": other, "peak": self.other, "weight_decay": 0.0},
+        ]
+        return [
+            Muon([{"params": inside, "peak": self.layers, "weight_decay": 0.1}]),
+            torch.optim.AdamW(adam, betas=(0.9, 0.98), fused=True),
+        ]
+
+
+def stages(*steps: int) -> tuple[Stage, ...]:
+    """The four stages with their numbers of `steps`."""
+    reading, answering, quoting, polishing = steps
+    return (
+        Stage(
+            "reading",
+            reading,
+            tokens=4096,
+            judged=1.0,
+            prompts=0.0,
+            dialogues=0,
+            layers=1.6e-3,
+            embeddings=1.6e-3,
+            output=0.0,
+            other=2.4e-3,
+            warm_up=40,
+            keep=0.995,
+        ),
+        Stage("answering", answering, dialogues=2),
+        Stage("quoting", quoting, copied=1024, layers=1.2e-3),
+        Stage(
+            "polishing",
+            polishing,
+            tokens=3072,
+            noise=0.0,
+            judged=0.7,
+            copied=256,
+            embeddings=6e-4,
+            output=1e-3,
+            other=1e-3,
+        ),
+    )
+
+
+def autocast(device: str) -> torch.autocast:
+    """bf16 arithmetic where the processor has it; where it is only emulated, fp32 is faster."""
+    native = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=native)
+
+
+def warm_embeddings(
+    model: LlamaForCausalLM, drawer: Drawer, encoder: Encoder, seed: int, passes: int
+) -> None:
+    """Teach the embeddings in about a minute what single tokens mean for the label.
+
+    A bag of embeddings is trained alone, without the layers above it: the mean of a text's
+    embeddings, read by a linear layer (as fastText does, arXiv 1607.01759).
+    """
+    table = model.model.embed_tokens.weight
+    torch.nn.init.normal_(table, std=0.1)
+    head = torch.nn.Linear(table.shape[1], 3).to(table.device)
+    adam = torch.optim.AdamW([table, *head.parameters()], lr=3e-3, weight_decay=0.05)
+    for done, (ids, starts, labels) in batches.bags(drawer, encoder, seed, passes):
+        for group in adam.param_groups:
+            group["lr"] = 3e-3 * (1 - done)
+        ids, starts, labels = (t.to(table.device) for t in (ids, starts, labels))
+        means = torch.nn.functional.embedding_bag(ids, table, starts, mode="mean")
+        logits = head(torch.nn.functional.dropout(means, 0.2))
+        torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.05).backward()
+        adam.step()
+        adam.zero_grad()
+
+
+def noised(
+    ids: torch.Tensor, allowed: torch.Tensor, rate: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Replace a share of the words' tokens by `<unk>`, so that no single word is relied on."""
+    hit = torch.rand(ids.shape, generator=generator) < rate
+    return ids.masked_fill(hit & allowed & (ids > 258), 0)  # up to 258: special tokens and bytes
+
+
+def token_loss(
+    model: LlamaForCausalLM, states: torch.Tensor, batch: Batch, generator: torch.Generator
+) -> torch.Tensor:
+    """The summed, weighted cross-entropy of the next tokens; `states` are the last layer's.
+
+    All of the answers' tokens count; of the prompts' own a random share stands for the rest,
+    since the output head over the whole vocabulary is the dearest part of a step.
+    """
+    weights = batch.weights[:, 1:].flatten()
+    drawn = torch.rand(weights.shape, generator=generator) < PROMPT_SHARE
+    weights = torch.where(weights < 0.1, weights * drawn / PROMPT_SHARE, weights)
+    chosen = weights.nonzero().flatten()
+    weights = torch.nn.functional.pad(weights[chosen], (0, -len(chosen) % 128))
+    chosen = torch.nn.functional.pad(chosen, (0, -len(chosen) % 128))  # few shapes, as in batches
+    device = states.device
+    with autocast(device.type):
+        logits = model.lm_head(states.flatten(0, 1)[chosen.to(device)])
+    targets = batch.ids[:, 1:].flatten()[chosen].to(device)
+    losses = torch.nn.functional.cross_entropy(
+        logits.float(), targets, reduction="none", label_smoothing=0.02
+    )
+    return (losses * weights.to(device)).sum()
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write whole or not at all: an interruption leaves the previous checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; what is not given is as in the plan for this machine."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--reading", type=int, help="steps of the first stage")
+    parser.add_argument("--answering", type=int, help="steps of the second stage")
+    parser.add_argument("--quoting", type=int, help="steps of the third stage")
+    parser.add_argument("--polishing", type=int, help="steps of the fourth stage")
+    parser.add_argument("--bags", type=int, help="passes of embeddings alone, before")
+    parser.add_argument("--scale", type=int, help="how many times the tokens of a small step")
+    parser.add_argument("--workers", type=int, help="processes that make batches ahead; 1: none")
+    parser.add_argument("--every", type=int, help="steps between evaluations")
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compile the layers first; needs a C++ compiler on a CPU",
+    )
+    parser.add_argument("--run", type=Path, default=RUN)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.set_defaults(**PLANS["cuda" if torch.cuda.is_available() else "cpu"])
+    return parser.parse_args()
+
+
+class Training:
+    """A training under way: the learner, its running average, and how far it has come."""
+
+    def __init__(self, args: argparse.Namespace, materials: Materials) -> None:
+        """Start anew; `resume` goes on from a checkpoint's state instead."""
+        self.args, self.materials = args, materials
+        self.plan = stages(args.reading, args.answering, args.quoting, args.polishing)
+        *self.starts, self.total = itertools.accumulate((s.steps for s in self.plan), initial=0)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.learner = Learner(materials.tokenizer.get_vocab_size(), args.dropout).to(self.device)
+        layers = self.learner.model.model
+        self.forward = torch.compile(layers, dynamic=True) if args.compile else layers
+        self.average = copy.deepcopy(self.learner).eval()
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.stream: Iterator[list[Beginnings | Batch]] = iter(())
+        self.log: list[dict] = []
+        self.done, self.running = 0, 0.0
+        self.began = time.time()
+
+    def state(self) -> dict:
+        """All that a later call needs to go on as if there had been no interruption."""
+        return {
+            "settings": self.materials.settings,
+            "learner": self.learner.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "done": self.done,
+            "log": self.log,
+            "running": self.running,
+            "spent": time.time() - self.began,
+        }
+
+    def resume(self, state: dict) -> None:
+        """Go on from a checkpoint. Raises `ValueError` where it is of another training."""
+        if state["settings"] != self.materials.settings:
+            raise ValueError("of a run with other settings or another corpus")
+        self.learner.load_state_dict(state["learner"])
+        self.average.load_state_dict(state["average"])
+        self.done, self.log, self.running = state["done"], state["log"], state["running"]
+        self.began = time.time() - state["spent"]
+        self.enter(state["optimizers"])
+
+    def warm(self) -> None:
+        """Teach the embeddings first."""
+        seed, passes = self.args.seed, self.args.bags
+        drawer, encoder = self.materials.drawer, self.materials.encoder
+        warm_embeddings(self.learner.model, drawer, encoder, seed, passes)
+        self.average.load_state_dict(self.learner.state_dict())
+        self.enter()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the step that comes next."""
+        return self.plan[sum(self.done >= start for start in self.starts[1:])]
+
+    @property
+    def step_in_stage(self) -> int:
+        """How many steps of the stage are done."""
+        return self.done - max(start for start in self.starts if start <= self.done)
+
+    def enter(self, held: list[dict] | None = None) -> None:
+        """Begin the stage, or go on within it with the optimizers' `held` states."""
+        self.optimizers = self.stage.optimizers(self.learner)
+        if self.step_in_stage and held:
+            for optimizer, state in zip(self.optimizers, held, strict=True):
+                optimizer.load_state_dict(state)
+        if self.done and not self.step_in_stage:  # the next stage starts from the average
+            self.learner.load_state_dict(self.average.state_dict())
+            if self.stage.name == "quoting":
+                self.learner.tie()
+        stage = self.stage
+        make = partial(
+            self.materials.steps,
+            tokens=self.args.scale * stage.tokens,
+            prompts=stage.prompts,
+            dialogues=stage.dialogues,
+            spoken=self.args.scale * stage.spoken,
+            copied=self.args.scale * stage.copied,
+        )
+        seed = f"{self.args.seed}:{stage.name}"
+        self.stream = Ahead(make, seed, self.args.workers, self.step_in_stage).loaded()
+
+    def loss(self, part: Beginnings | Batch, generator: torch.Generator) -> torch.Tensor:
+        """The heads' loss on judged texts, or the loss of a dialogue's next tokens."""
+        judged = isinstance(part, Beginnings)
+        noise = self.stage.noise if judged else NOISE
+        allowed = part.ids > 0 if judged else part.weights < 0.1
+        if isinstance(part, Batch):  # what is to be looked at stays visible
+            allowed[part.links[:, 0], part.links[:, 2]] = False
+        ids = noised(part.ids, allowed, noise, generator).to(self.device)
+        with autocast(self.device):
+            if isinstance(part, Beginnings):
+                out = self.forward(input_ids=ids, use_cache=False, output_hidden_states=True)
+                return self.learner.reading_loss(out, part) + self.answer_loss(out, part)
+            links = part.links if self.stage.copied else part.links[:0]
+            looked = bool(len(links))
+            out = self.forward(input_ids=ids[:, :-1], use_cache=False, output_attentions=looked)
+        answers = float(part.weights[part.weights > 0.1].sum()) or 1.0
+        loss = token_loss(self.learner.model, out.last_hidden_state, part, generator) / answers
+        return loss + self.learner.looking_loss(out.attentions, links)
+
+    def answer_loss(self, out: Any, part: Beginnings) -> torch.Tensor:
+        """How far the next token is from the label at the prompts' ends: mean cross-entropy."""
+        if not len(part.asked):
+            return torch.zeros((), device=self.device)
+        states = out.last_hidden_state[part.asked.to(self.device), part.end.to(self.device)]
+        chances = self.learner.model.lm_head(states).float().log_softmax(-1)
+        labels = self.materials.label_ids
+        return -(part.answers.to(self.device) * chances[:, labels]).sum(-1).mean()
+
+    def step(self) -> None:
+        """One step of training. Raises `ArithmeticError` where the loss is no number any more."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * self.stage.share(self.step_in_stage)
+        seed = self.args.seed * 1_000_003 + self.done
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self.learner.train()
+        parts = next(self.stream)
+        judged = self.stage.judged
+        spoken = sum(part.ids.numel() for part in parts[1:])
+        found = torch.zeros((), device=self.device)
+        for part in parts:
+            reading = isinstance(part, Beginnings)
+            share = judged if reading else (1 - judged) * part.ids.numel() / spoken
+            loss = self.loss(part, generator) * share
+            loss.backward()
+            found += loss.detach()
+        total = found.item()  # asked once a step: a GPU would wait for each question
+        if not math.isfinite(total):
+            raise ArithmeticError(f"loss is {total} at step {self.done}")
+        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        keep = min(self.stage.keep, (self.step_in_stage + 1) / (self.step_in_stage + 10))
+        with torch.no_grad():
+            now: list[torch.Tensor] = list(self.learner.parameters())
+            mean: list[torch.Tensor] = list(self.average.parameters())
+            torch._foreach_lerp_(mean, now, 1 - keep)
+        self.running = 0.98 * self.running + 0.02 * total if self.running else total
+        self.done += 1
+        if self.done in self.starts:
+            self.enter()
+
+    def evaluate(self) -> dict:
+        """An entry for the log: how good the average is on the validation part."""
+        validation, tokenizer = self.materials.validation, self.materials.tokenizer
+        entry = {
+            "step": self.done,
+            "minutes": round((time.time() - self.began) / 60, 1),
+            "loss": round(self.running, 4),
+            "reading_accuracy": round(self.average.reading_accuracy(tokenizer, validation), 4),
+        }
+        if self.done > self.args.reading:
+            found = evaluate.label_accuracy(self.average.model, tokenizer, validation)
+            entry["validation_accuracy"] = round(found, 4)
+        self.log.append(entry)
+        return entry
+
+
+def main() -> None:
+    """Train, evaluating as it goes, and save."""
+    args = arguments()
+    torch.manual_seed(args.seed)
+    training = Training(args, prepare(args))
+    checkpoint = args.run / "checkpoint.pt"
+    if checkpoint.exists():
+        try:
+            training.resume(torch.load(checkpoint, map_location=training.device))
+        except ValueError as why:
+            raise SystemExit(f"{checkpoint} is {why}: remove it to start anew.") from None
+        print(f"resuming at step {training.done} of {training.total}")
+    else:
+        training.warm()
+    bar = tqdm(initial=training.done, total=training.total, unit="step")
+    while training.done < training.total:
+        stage = training.stage.name
+        try:
+            training.step()
+        except ArithmeticError as why:
+            raise SystemExit(f"{why}: lower the peaks in stages().") from None
+        bar.update()
+        bar.set_postfix(stage=stage, loss=f"{training.running:.3f}", refresh=False)
+        if training.done % args.every and training.done != training.total:
+            continue
+        tqdm.write(json.dumps(training.evaluate()))
+        save_checkpoint(checkpoint, training.state())
+        if stage != "reading":
+            folder = training.materials.folder
+            save(training.average.model, folder, args.result, training.log)
+    bar.close()
+
+
+if __name__ == "__main__":
+    main()
