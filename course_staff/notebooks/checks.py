@@ -17,7 +17,8 @@ from course_utils import checks
 
 IGNORE = "nbval-ignore-output"
 RAISES = "raises-exception"
-TAGS = {IGNORE, RAISES, "exercise", "setup"}
+HIDDEN = "hide-output"  # until run: it answers a question that the lesson asks first
+TAGS = {IGNORE, RAISES, HIDDEN, "exercise", "setup"}
 REASON = "# not compared: "
 SCREEN = 40  # lines of code that fit a screen
 EXERCISES, HINTS, QUESTIONS = range(3, 6), 3, range(4, 7)
