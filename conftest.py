@@ -2,12 +2,14 @@
 
 import os
 
-from course_staff.notebooks import store as notebooks
+from course_staff.notebooks import executing
 from course_utils import machine, settings
 
-for name in notebooks.LEARNERS_OWN:
+for name in executing.LEARNERS_OWN:
     os.environ.pop(name, None)
-os.environ.update(notebooks.STATIC)
+os.environ.update(executing.STATIC)
+for name, value in executing.SHARING.items():
+    os.environ.setdefault(name, value)  # before torch loads
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     # more threads than cores would spend their time waiting for each other
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // workers)))

@@ -7,6 +7,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from course_staff import publish
 from course_staff.notebooks import store as notebooks
+from course_staff.notebooks import tables
 
 SITE = ("myst_nb", "sphinx_book_theme", "sphinx_revealjs")
 
@@ -57,7 +58,7 @@ def test_slides_and_site_need_no_network(tmp_path):
 def test_the_plan_has_every_lesson_with_its_minutes():
     """An instructor who plans a day by INSTRUCTORS.md."""
     text = (notebooks.ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
-    for _, course in notebooks.courses():
+    for _, course in tables.courses():
         row = f"| {course['lesson']} {course['title']} | {course['minutes']} |"
         assert row in text, f"INSTRUCTORS.md has no row that begins {row}"
         assert f"### {course['lesson']} {course['title']}" in text

@@ -47,8 +47,8 @@ def test_a_run_holds_what_the_lesson_shows(tiny, tmp_path, capsys):
     found = run(
         tmp_path, "--config", str(tiny), "--rungs", "fp16", "int8", "nf4-dq", "gptq-4bit-32g"
     )
-    assert found["made_by"] == "course_utils.record"
-    assert found["command"].startswith("python -m course_utils.record --config tiny.json")
+    assert found["made_by"] == "course_staff record"
+    assert found["command"].startswith("python -m course_staff record --config tiny.json")
     assert str(tmp_path) not in json.dumps(found)
     assert found["device"]["name"] and found["date"] and found["versions"]["torch"]
     assert found["model"]["weights"].startswith("random")
