@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -299,6 +300,50 @@ def test_cleaning_leaves_what_the_cell_said():
     assert cell.outputs[1].metadata == {}
     assert cell.metadata == {"tags": ["exercise"]}
     assert set(notebook.metadata) == {"kernelspec", "language_info", "course"}
+
+
+def test_a_tag_folds_a_cell_away_in_every_program():
+    """A learner who shall guess before the answer shows, in JupyterLab, on Colab and on the site."""
+    cells = [
+        new_code_cell("answer()", id="answer", metadata={"tags": ["hide-output"]}),
+        new_code_cell("pip()", id="long", metadata={"tags": ["hide-input", "hide-output"]}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    for _ in range(2):
+        cleaning.clean(notebook)
+    nbformat.validate(notebook)
+    answer, long = (cell.metadata for cell in notebook.cells)
+    assert answer == {
+        "tags": ["hide-output"],
+        "collapsed": True,
+        "jupyter": {"outputs_hidden": True},
+    }
+    assert long["jupyter"] == {"outputs_hidden": True, "source_hidden": True}
+    assert long["cellView"] == "form"
+    answer["tags"] = []
+    cleaning.clean(notebook)
+    assert notebook.cells[0].metadata == {}, "what no tag asks for does not stay"
+
+
+def test_a_fold_that_no_tag_asks_for_is_found(mine):
+    """A learner finds open what the author meant to be open: an editor's fold is not stored."""
+    cell = some(mine)
+    cell.metadata["jupyter"] = {"outputs_hidden": True}
+    assert f"cell {cell.id}: metadata other than its tags ask for" in says(mine)
+    cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+    cell.metadata["collapsed"] = True
+    assert "metadata other than" not in says(mine)
+
+
+@pytest.mark.parametrize("path", STORED, ids=notebooks.key)
+def test_the_first_screen_is_the_lesson(path):
+    """A learner without a network: no broken picture on top, no page of pip before the lesson."""
+    notebook = notebooks.read(path)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert not [text for text in texts if re.search(r"!\[[^\]]*\]\(http|<img[^>]+http", text)]
+    setup = notebooks.cell_by_id(notebook, "setup")
+    assert setup.metadata["jupyter"]["source_hidden"] and setup.metadata["cellView"] == "form"
+    assert setup.source.startswith("# @title "), "Colab's form shows this in place of the code"
 
 
 def test_a_setup_cell_is_put_before_the_first_code_cell():
