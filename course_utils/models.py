@@ -33,15 +33,17 @@ FILES = ("*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
+def spoken_name() -> str:
+    """The model's name as people say it; a folder or hub id as the learner wrote it."""
+    names = {"pocket": "Pocket Llama", "small": settings.SMALL_ON_HUB.partition("/")[2]}
+    return names.get(settings.tier()) or settings.model_name()
+
+
 def said_by() -> str:
     """One line to print beside a result: which tier and model made it."""
-    if settings.tier() == "pocket":
-        return "pocket tier, Pocket Llama"
-    if settings.tier() == "small":
-        folder = is_here(settings.SMALL)
-        note = ", weights that were in 4 bits" if folder == small_folder() else ""
-        return f"small tier, SmolLM2-135M-Instruct{note}"
-    return f"full tier, {Path(settings.model_name()).name}"
+    unpacked = settings.tier() == "small" and is_here(settings.SMALL) == small_folder()
+    note = ", weights that were in 4 bits" if unpacked else ""
+    return f"{settings.tier()} tier, {Path(spoken_name()).name}{note}"
 
 
 def small_folder() -> Path:

@@ -146,7 +146,7 @@ def _tier() -> Json:
     host = urlsplit(_api_address()).netloc
     return {
         "tier": settings.tier(),
-        "model": "Pocket Llama" if settings.tier() == "pocket" else settings.model_name(),
+        "model": models.spoken_name(),
         "api": "a server on this machine, started by lesson 01" if own_server else host,
         "api_model": settings.api_model(),
     }
@@ -229,9 +229,7 @@ def _lacks_of_machine(found: Json) -> list[Json]:
         full = found["tier"]["tier"] == "full"
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
         if full:
-            step = (
-                f"Name a smaller model (COURSE_MODEL={models.TINY_LLAMA}), use a GPU, or unset it."
-            )
+            step = f"Name a smaller model (COURSE_MODEL={settings.SMALL}), use a GPU, or unset it."
         what = f"Memory is too small at present for lesson {', '.join(tight)}."
         lacks.append(_lack(what, step, True))
     if here["disk_free_gib"] < 1:
