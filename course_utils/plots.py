@@ -1,11 +1,9 @@
 """Pictures for the lessons: one look, and beside every picture its numbers as text.
 
-Each function returns a `Shown`: a notebook shows the picture or the HTML, a terminal, a screen
-reader and the comparison of stored outputs get the text. White figures and coloured boxes with
-dark letters stay readable on a dark theme.
+Each function returns a `Shown`. Dark letters stand on a soft grey or on pale colours of their own,
+never on the page's: so they are readable in a light theme and do not glare in a dark one.
 """
 
-import base64
 import html
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,22 +13,25 @@ from operator import itemgetter
 from typing import Any
 
 from course_utils.sentiment import LABELS, UNPARSED, Score
+from course_utils.shown import Shown, as_text, table
 
+__all__ = ["Shown", "as_text", "bars", "chat_strip", "confusion", "curves", "layers", "table"]
+__all__ += ["as_png", "canvas", "side_by_side", "style", "token_strip"]
 # Okabe and Ito's colours, told apart by colour-blind readers too (jfly.uni-koeln.de/color)
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 PASTEL = ("#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#e0e7ff")
 STRONG = "#fdba74"
-INK = "#1f2328"
+INK, PAPER = "#1f2328", "#eceef1"
 WIDTH, HEIGHT, DPI = 8.0, 3.6, 110
 LOOK = {
     "figure.figsize": (WIDTH, HEIGHT),
     "figure.dpi": DPI,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.08,
-    "savefig.facecolor": "white",
-    "axes.facecolor": "white",
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -46,26 +47,6 @@ LOOK = {
     "legend.frameon": False,
     "svg.hashsalt": "open-llms",
 }
-
-
-class Shown:
-    """Something to look at, with its text: `html` or `png` for a notebook, `text` for the rest."""
-
-    def __init__(self, text: str, html: str = "", png: bytes = b"") -> None:
-        """Keep the text and one of the two richer forms."""
-        self.text, self.html, self.png = text, html, png
-
-    def __repr__(self) -> str:
-        """The text."""
-        return self.text
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        bundle = {"text/plain": self.text}
-        if self.html:
-            bundle["text/html"] = self.html
-        if self.png:
-            bundle["image/png"] = base64.b64encode(self.png).decode("ascii")
-        return bundle
 
 
 def _look() -> Any:
@@ -98,39 +79,6 @@ def as_png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def as_text(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
-    """A table in plain text, the first column to the left, numbers to the right."""
-    table = [list(map(str, row)) for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = []
-    for row in table:
-        first, *rest = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1])]
-        cells += [cell.rjust(width) if numbers else cell.ljust(width) for cell, width in rest]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> Shown:
-    """A table in HTML and as plain text, the first column to the left, the others to the right.
-
-    A line break in a cell keeps the HTML narrow; in the text it is a space. Notes stand below.
-    """
-    lines = []
-    for kind, row in [("th", head), *(("td", row) for row in rows)]:
-        cells = [html.escape(cell).replace("\n", "<br>") for cell in row]
-        sides = ["left"] + ["right"] * len(cells)
-        cells = [
-            f'<{kind} style="text-align:{side};padding:3px 6px">{cell}</{kind}>'
-            for side, cell in zip(sides, cells, strict=False)
-        ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    rich = f"<table><thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody></table>{below}"
-    flat = [[cell.replace("\n", " ") for cell in row] for row in (head, *rows)]
-    return Shown("\n".join([as_text(flat[0], flat[1:]), *notes]), html=rich)
 
 
 def _bar_end(axes: Any, y: float, length: float, text: str, whisker: Sequence[float]) -> None:

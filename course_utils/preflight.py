@@ -4,15 +4,15 @@
 `preflight.show()` shows it as a table. It says whether a key is there, never its value.
 """
 
-import html
 import importlib.metadata
 import platform
 import sys
 from typing import Any
 from urllib.parse import urlsplit
 
-from course_utils import __version__, data, machine, models, plots, settings
+from course_utils import __version__, data, machine, models, settings
 from course_utils.errors import CourseError
+from course_utils.shown import Shown, table
 
 Json = dict[str, Any]
 DISTRIBUTION = "open-llms-hands-on"
@@ -334,7 +334,7 @@ def as_text(found: Json) -> str:
     width = max(len(name) for name, _ in facts)
     blocks = ["\n".join(f"{name:{width}}  {value}" for name, value in facts)]
     if found["lessons"]:
-        blocks.append(plots.as_text(LESSON_HEAD, _lesson_rows(found), numbers=False))
+        blocks.append(table(LESSON_HEAD, _lesson_rows(found), numbers=False).text)
     lines = []
     for lack in found["lacks"]:
         lines += [f"{'! ' if lack['stops'] else '- '}{lack['what']}", f"  Next: {lack['next']}"]
@@ -345,25 +345,12 @@ def as_text(found: Json) -> str:
     return "\n\n".join([*blocks, "\n".join(lines)])
 
 
-def _table(rows: list[list[str]], head: tuple[str, ...] = ()) -> str:
-    """An HTML table; cells are escaped, the notebook's own colours are kept."""
-    left = ' style="text-align:left"'
-    lines = ["<table>"]
-    if head:
-        lines.append("<tr>" + "".join(f"<th{left}>{html.escape(h)}</th>" for h in head) + "</tr>")
-    for row in rows:
-        cells = "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{cells}</tr>")
-    return "\n".join([*lines, "</table>"])
-
-
-def show() -> plots.Shown:
+def show() -> Shown:
     """The preflight as tables in a notebook, as text anywhere else."""
     found = report()
-    lacks = [[lack["what"], lack["next"]] for lack in found["lacks"]]
-    parts = [_table([list(fact) for fact in _facts(found)])]
+    parts = [table(("what", "here"), _facts(found), numbers=False)]
     if found["lessons"]:
-        parts.append(_table(_lesson_rows(found), LESSON_HEAD))
-    if lacks:
-        parts.append(_table(lacks, ("missing", "what to do")))
-    return plots.Shown(as_text(found), html="\n".join(parts))
+        parts.append(table(LESSON_HEAD, _lesson_rows(found), numbers=False))
+    if lacks := [(lack["what"], lack["next"]) for lack in found["lacks"]]:
+        parts.append(table(("missing", "what to do"), lacks, numbers=False))
+    return Shown(as_text(found), html="\n".join(part.html for part in parts))
