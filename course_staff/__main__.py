@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from course_staff import classroom, publish
-from course_staff.notebooks import store as notebooks
+from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
 from course_utils import settings
@@ -22,6 +22,8 @@ from course_utils.errors import CourseError
 
 def run_validation(args: argparse.Namespace) -> int:
     """Execute and compare notebooks, write the report; 1 where one does not pass."""
+    if args.report:
+        report.prepare(args.report)
     found = validate.validate(args.notebooks)
     for problem in found["between"]:
         print(problem)
@@ -33,9 +35,9 @@ def run_validation(args: argparse.Namespace) -> int:
 
 def keep_notebooks(args: argparse.Namespace) -> int:
     """Execute and store notebooks, or write what they share; 1 where a cell failed."""
-    paths = [path.resolve() for path in args.notebooks] or notebooks.every()
-    failed = notebooks.run(paths) if args.what == "run" else notebooks.write_cards(paths)
-    notebooks.write_tables()
+    paths = [path.resolve() for path in args.notebooks] or store.every()
+    failed = keeping.run(paths) if args.what == "run" else keeping.write_cards(paths)
+    tables.write_tables()
     return int(bool(failed))
 
 
@@ -54,7 +56,7 @@ def serve(args: argparse.Namespace) -> int:
 
 def rewrite_address(args: argparse.Namespace) -> int:
     """Rewrite the repository's address and name the changed files."""
-    changed = notebooks.rewrite_address(args.url)
+    changed = address.rewrite_address(args.url)
     print("\n".join(changed) or "Nothing to change: this is the address already.")
     return 0
 
