@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from course_utils import __version__, data, machine, models, settings
 from course_utils.errors import CourseError
-from course_utils.shown import Shown, table
+from course_utils.plots import Shown, table
 
 Json = dict[str, Any]
 DISTRIBUTION = "open-llms-hands-on"
@@ -226,9 +226,8 @@ def _lacks_of_machine(found: Json) -> list[Json]:
     here = found["machine"]
     tight = [lesson["lesson"] for lesson in found["lessons"] if not lesson["fits"]]
     if tight:
-        full = found["tier"]["tier"] == "full"
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
-        if full:
+        if found["tier"]["tier"] == "full":
             step = f"Name a smaller model (COURSE_MODEL={settings.SMALL}), use a GPU, or unset it."
         what = f"Memory is too small at present for lesson {', '.join(tight)}."
         lacks.append(_lack(what, step, True))
@@ -278,9 +277,6 @@ def _lacks_of_access(found: Json) -> list[Json]:
     return lacks
 
 
-# -- as text and as a table ----------------------------------------------------------------------
-
-
 def _facts(found: Json) -> list[tuple[str, str]]:
     """(name, value) lines for people."""
     here, tier = found["machine"], found["tier"]
@@ -311,12 +307,9 @@ def _facts(found: Json) -> list[tuple[str, str]]:
     ]
 
 
-LESSON_HEAD = ("lesson", "needs", "runs in", "download", "here")
-
-
-def _lesson_rows(found: Json) -> list[list[str]]:
-    """One row for each lesson, under `LESSON_HEAD`."""
-    return [
+def _lesson_table(found: Json) -> Shown:
+    """One row for each lesson."""
+    rows = [
         [
             f"{row['lesson']} {row['title']}",
             row["needs"],
@@ -326,6 +319,7 @@ def _lesson_rows(found: Json) -> list[list[str]]:
         ]
         for row in found["lessons"]
     ]
+    return table(("lesson", "needs", "runs in", "download", "here"), rows, numbers=False)
 
 
 def as_text(found: Json) -> str:
@@ -334,7 +328,7 @@ def as_text(found: Json) -> str:
     width = max(len(name) for name, _ in facts)
     blocks = ["\n".join(f"{name:{width}}  {value}" for name, value in facts)]
     if found["lessons"]:
-        blocks.append(table(LESSON_HEAD, _lesson_rows(found), numbers=False).text)
+        blocks.append(_lesson_table(found).text)
     lines = []
     for lack in found["lacks"]:
         lines += [f"{'! ' if lack['stops'] else '- '}{lack['what']}", f"  Next: {lack['next']}"]
@@ -350,7 +344,7 @@ def show() -> Shown:
     found = report()
     parts = [table(("what", "here"), _facts(found), numbers=False)]
     if found["lessons"]:
-        parts.append(table(LESSON_HEAD, _lesson_rows(found), numbers=False))
+        parts.append(_lesson_table(found))
     if lacks := [(lack["what"], lack["next"]) for lack in found["lacks"]]:
         parts.append(table(("missing", "what to do"), lacks, numbers=False))
     return Shown(as_text(found), html="\n".join(part.html for part in parts))

@@ -5,8 +5,8 @@ import io
 import pytest
 
 from course_utils import plots
+from course_utils.plots import table
 from course_utils.sentiment import UNPARSED, Score
-from course_utils.shown import table
 
 
 def size(png: bytes) -> tuple[int, int]:

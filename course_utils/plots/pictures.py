@@ -4,24 +4,17 @@ Each function returns a `Shown`. Dark letters stand on a soft grey or on pale co
 never on the page's: so they are readable in a light theme and do not glare in a dark one.
 """
 
-import html
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
+from course_utils.plots.shown import INK, Shown, as_text, visible
 from course_utils.sentiment import LABELS, UNPARSED, Score
-from course_utils.shown import Shown, as_text, table
 
-__all__ = ["Shown", "as_text", "bars", "chat_strip", "confusion", "curves", "layers", "table"]
-__all__ += ["as_png", "canvas", "side_by_side", "style", "token_strip"]
 # Okabe and Ito's colours, told apart by colour-blind readers too (jfly.uni-koeln.de/color)
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-PASTEL = ("#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#e0e7ff")
-STRONG = "#fdba74"
-INK, PAPER = "#1f2328", "#eceef1"
+PAPER = "#eceef1"
 WIDTH, HEIGHT, DPI = 8.0, 3.6, 110
 LOOK = {
     "figure.figsize": (WIDTH, HEIGHT),
@@ -169,7 +162,7 @@ def confusion(score: Score, title: str = "") -> Shown:
         axes.set(xlabel="given by the model", ylabel="true", title=title or repr(score))
         axes.title.set_fontsize(10)
         axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        axes.spines[:].setvisible(False)
         png = as_png(figure)
     head = ["true \\ given", *given]
     rows = [[t, *map(str, row)] for t, row in zip(true, grid, strict=True)]
@@ -198,7 +191,7 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
         png = as_png(figure)
     rows = []
     for i in range(count):
-        leader = [_visible(name) for name, line in values.items() if line[i] > 0.5]
+        leader = [visible(name) for name, line in values.items() if line[i] > 0.5]
         rows.append([str(i), *(leader or ["-"])])
     return Shown(as_text(["layer", "above one half"], rows, numbers=False), png=png)
 
@@ -239,90 +232,3 @@ def curves(
     ends.update({name: (height, height) for name, height in (level or {}).items()})
     rows = [[name, number.format(a), number.format(b)] for name, (a, b) in ends.items()]
     return Shown(as_text([title or y, "first", "last"], rows), png=png)
-
-
-def _visible(piece: str) -> str:
-    """A token's text with its line breaks and tabs made visible."""
-    return piece.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"
-
-
-def token_strip(
-    pieces: Sequence[str],
-    below: Sequence[object] | None = None,
-    mark: Collection[str] = (),
-    colours: Sequence[str] | None = None,
-) -> Shown:
-    """Tokens side by side, each in a coloured box, so that the borders between them show.
-
-    Args:
-        pieces: the tokens' texts, as from `tokenizer.convert_ids_to_tokens`.
-        below: something to write under each token, like its id or its probability.
-        mark: token texts to bring out, like the special tokens.
-        colours: one CSS colour for each token, where a colour means something; dark letters are
-            written on it. By default five pale colours take turns.
-
-    Returns:
-        The strip; its text is `<s>|▁I|▁love`, with `=` and what stands below after each token.
-
-    Raises:
-        ValueError: `below` or `colours` has another length than `pieces`.
-    """
-    under = [""] * len(pieces) if below is None else [str(b) for b in below]
-    back = list(colours or (PASTEL[i % len(PASTEL)] for i in range(len(pieces))))
-    boxes, words = [], []
-    for piece, note, colour in zip(pieces, under, back, strict=True):
-        word = _visible(piece)
-        words.append(f"{word}={note}" if note else word)
-        small = f'<br><span style="font-size:75%">{html.escape(note)}</span>' if note else ""
-        shade = STRONG if piece in mark else colour
-        boxes.append(
-            f'<span style="display:inline-block;padding:1px 4px;background-color:{shade};'
-            f'color:{INK}">{html.escape(word)}{small}</span>'
-        )
-        if piece.endswith("\n") or piece == "<0x0A>":
-            boxes.append("<br>")
-    strip = f'<div style="font-family:monospace;line-height:1.6">{" ".join(boxes)}</div>'
-    return Shown("|".join(words), html=strip)
-
-
-# Whose a token is in a rendered chat (see `chat_templates.pieces`)
-OWNERS = {
-    "special": STRONG,
-    "format": "#e5e7eb",
-    "system": "#ddd6fe",
-    "user": "#bfdbfe",
-    "assistant": "#bbf7d0",
-}
-
-
-def chat_strip(pieces: Sequence[tuple[str, str]]) -> Shown:
-    """The tokens of a rendered chat, coloured by whose they are.
-
-    Args:
-        pieces: (token text, owner) pairs, as from `chat_templates.pieces`.
-
-    Returns:
-        The strip under a legend; its text has one line for each run of tokens of one owner.
-    """
-    strip = token_strip([p for p, _ in pieces], colours=[OWNERS[owner] for _, owner in pieces])
-    legend = " ".join(
-        f'<span style="background-color:{colour};color:{INK};padding:1px 6px">{owner}</span>'
-        for owner, colour in OWNERS.items()
-        if any(owner == whose for _, whose in pieces)
-    )
-    lines = []
-    for whose, run in groupby(pieces, key=itemgetter(1)):
-        lines.append(f"{whose:9} " + "|".join(_visible(piece) for piece, _ in run))
-    return Shown("\n".join(lines), html=f"<div>{legend}</div>{strip.html}")
-
-
-def side_by_side(shown: Mapping[str, Shown]) -> Shown:
-    """Several strips in columns, each under its name; as text, one below the other."""
-    box = "flex:1 1 220px;overflow-wrap:anywhere"
-    columns = "".join(
-        f'<div style="{box}"><b>{html.escape(name)}</b>{one.html}</div>'
-        for name, one in shown.items()
-    )
-    text = "\n\n".join(f"{name}\n{one.text}" for name, one in shown.items())
-    row = f'<div style="display:flex;flex-wrap:wrap;gap:16px;text-align:left">{columns}</div>'
-    return Shown(text, html=row)

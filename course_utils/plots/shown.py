@@ -9,6 +9,10 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+# Boxes of pale colours with dark letters: readable in a light theme and in a dark one.
+PASTEL = ("#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#e0e7ff")
+STRONG, INK = "#fdba74", "#1f2328"
+
 
 class Shown:
     """Something to look at, with its text: `html` or `png` for a notebook, `text` for the rest."""
@@ -76,3 +80,8 @@ def table(
     rich = f'<div style="overflow-x:auto"><table>{inside}</table>{below}</div>'
     flat = [[cell.replace("\n", " ") for cell in row] for row in (head, *rows)]
     return Shown("\n".join([as_text(flat[0], flat[1:], numbers), *notes]), html=rich)
+
+
+def visible(piece: str) -> str:
+    """A token's text with its line breaks and tabs made visible."""
+    return piece.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"
