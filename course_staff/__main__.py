@@ -2,6 +2,7 @@
 
 validate [NOTEBOOK…] [--report FOLDER]   whether every notebook still runs and is true
 notebooks run|cards [NOTEBOOK…]          execute and store; or write cards and badges alone
+real [NOTEBOOK…] [--cards]               all lessons on SmolLM2: errors, minutes, labels read
 publish slides|site FOLDER               the lessons as slides or as a web site
 record …                                 a reference run on this machine (`record --help`)
 serve [--port N] [--key WORD] [--limit N]   one endpoint for a whole class
@@ -12,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from course_staff import classroom, publish
+from course_staff import classroom, publish, real
 from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
@@ -39,6 +40,11 @@ def keep_notebooks(args: argparse.Namespace) -> int:
     failed = keeping.run(paths) if args.what == "run" else keeping.write_cards(paths)
     tables.write_tables()
     return int(bool(failed))
+
+
+def run_on_a_real_model(args: argparse.Namespace) -> int:
+    """Run notebooks on SmolLM2; 1 where a cell fails or too few replies hold a label."""
+    return real.main(args.notebooks, args.cards)
 
 
 def publish_lessons(args: argparse.Namespace) -> int:
@@ -78,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("what", choices=["run", "cards"])
     one.add_argument("notebooks", nargs="*", type=Path, help="default: all")
     one.set_defaults(run=keep_notebooks)
+
+    one = commands.add_parser("real", help="all lessons on SmolLM2")
+    one.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    one.add_argument("--cards", action="store_true", help="write the small tier's row of the cards")
+    one.set_defaults(run=run_on_a_real_model)
 
     one = commands.add_parser("publish", help="slides or a web site from what is stored")
     one.add_argument("what", choices=["slides", "site"])

@@ -135,7 +135,8 @@ def template(tokenizer: Any) -> str:
         raise CourseError(
             "This model has no chat template.",
             "It is a base model: it continues text and was never taught to answer.",
-            f"Set COURSE_MODEL to a chat model like {models.SMALL}, or {models.BACK_TO_POCKET}.",
+            f"Set COURSE_MODEL to a chat model like {models.TINY_LLAMA}, "
+            f"or {models.BACK_TO_POCKET}.",
         )
     if is_spoken_by(tokenizer):
         return tokenizer.chat_template
