@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from course_staff.notebooks import store
-from course_utils import checks
+from course_utils import checks, tuning
 from course_utils.exercises import lesson_05
 
 
@@ -224,6 +224,49 @@ def test_an_untouched_answer_and_a_crash_are_messages(capsys, key):
     assert checks.NOT_ANSWERED in said(capsys, key, starter)
     text = said(capsys, key, lambda *_: 1 / 0)
     assert "ZeroDivisionError" in text and "Traceback" not in text
+
+
+# -- the lesson's cells ---------------------------------------------------------------------------
+
+
+def cells():
+    """The lesson's code by cell id."""
+    book = store.read(store.FOLDER / "05_fine_tuning_preview.ipynb")
+    return {cell.id: cell.source for cell in book.cells}
+
+
+def test_training_goes_on_from_a_whole_checkpoint(tmp_path, capsys):
+    """A learner who pressed Stop while a checkpoint was written: run the cell again has to work."""
+    used = []
+
+    class Trainer:
+        class state:
+            global_step, epoch = 306, 2.0
+
+        def train(self, resume_from_checkpoint):
+            used.append(resume_from_checkpoint)
+
+    class Curve:
+        train = [(50, 2.0), (100, 0.1)]
+
+    whole, half = tmp_path / "lora" / "checkpoint-25", tmp_path / "lora" / "checkpoint-50"
+    whole.mkdir(parents=True), half.mkdir()
+    (whole / "trainer_state.json").write_text("{}")
+    (half / "adapter_model.safetensors").write_bytes(b"")
+    names = {"work": tmp_path, "tuning": tuning, "trainer": Trainer(), "curve": Curve, "trained": 1}
+    exec(cells()["fit"], names)
+    assert used == [str(whole)] and "306 steps" in capsys.readouterr().out
+
+
+def test_check_and_trainer_share_one_length():
+    """A learner with long texts: what the check lets pass, the trainer must not drop."""
+    assert "max_length=MAX_LENGTH" in cells()["check"]
+    assert "max_length=MAX_LENGTH" in cells()["trainer"]
+
+
+def test_the_base_is_not_the_model_that_is_trained():
+    """A learner who runs "before" again after training: peft changes a model in place."""
+    assert "get_peft_model(base," not in "".join(cells().values())
 
 
 # -- the lesson on a learner's own file -----------------------------------------------------------

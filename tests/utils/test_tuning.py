@@ -585,6 +585,20 @@ except CourseError as error:
     assert "too full" in done.stdout, done.stdout + done.stderr
 
 
+def test_the_newest_whole_checkpoint_is_taken(tmp_path):
+    """A learner who pressed Stop, or filled the disk, while a checkpoint was written."""
+    assert tuning.newest_checkpoint(tmp_path / "none") is None
+    states = {"25": "{}", "100": '{"epoch": 1}', "125": '{"epo', "150": "", "175": None}
+    for step, state in states.items():
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        written(tmp_path / f"checkpoint-{step}", "adapter_model.safetensors", b"")
+        if state is not None:
+            written(tmp_path / f"checkpoint-{step}", "trainer_state.json", state)
+    written(tmp_path, "checkpoint-200", "a file")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert tuning.newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+
+
 def test_other_errors_pass_through(tmp_path):
     """A learner with another mistake: it must not be hidden behind a wrong message."""
     with pytest.raises(ZeroDivisionError), tuning.writing(tmp_path / "new") as folder:
