@@ -258,6 +258,45 @@ def test_training_goes_on_from_a_whole_checkpoint(tmp_path, capsys):
     assert used == [str(whole)] and "306 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_restart_before_the_first_checkpoint_starts_anew(tmp_path):
+    """A learner who pressed Stop early: no half-trained adapter may stay behind in the model."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import AutoTokenizer, TrainerCallback
+
+    from course_utils.models import POCKET
+    from tests.utils.test_tuning import trainer_of
+
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, optimizer=None, **_):
+            trained = get_peft_model_state_dict(model)
+            zero = all(not part.any() for name, part in trained.items() if "lora_B" in name)
+            seen.append((state.global_step, zero, len(optimizer.state) if optimizer else 0))
+
+        def on_step_end(self, args, state, control, **_):
+            if len(seen) == 1 and state.global_step == 3:
+                raise KeyboardInterrupt
+
+    curve = tuning.loss_curve()
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    callbacks = [curve, Watch()]
+    rounds = {"max_steps": -1, "num_train_epochs": 2, "save_steps": 5, "learning_rate": 0.01}
+    trainer = trainer_of(tmp_path / "lora", tokenizer, callbacks, **rounds)
+    tuned = trainer.model
+    untrained = {name: part.clone() for name, part in get_peft_model_state_dict(tuned).items()}
+    names = {"set_peft_model_state_dict": set_peft_model_state_dict, "tuned": tuned}
+    names |= {"work": tmp_path, "tuning": tuning, "trainer": trainer, "curve": curve}
+    names |= {"untrained": untrained, "trained": 1}
+    with pytest.raises(KeyboardInterrupt):
+        exec(cells()["fit"], names)
+    exec(cells()["fit"], names)
+    assert seen == [(0, True, 0), (0, True, 0)] and trainer.state.global_step == 8
+    exec(cells()["fit"], names)
+    assert seen[2][0] == 8 and trainer.state.global_step == 8
+
+
 def test_check_and_trainer_share_one_length():
     """A learner with long texts: what the check lets pass, the trainer must not drop."""
     assert "max_length=MAX_LENGTH" in cells()["check"]
