@@ -325,28 +325,16 @@ QUIZ = [
     Question(
         "7 billion parameters in fp16: how much memory for the weights alone?",
         (
-            (
-                "About 13 to 14 GB.",
-                "fp16 takes two bytes for each parameter.",
-            ),
-            (
-                "About 7 GB.",
-                "That is one byte for each: int8.",
-            ),
-            (
-                "About 28 GB.",
-                "That is four bytes for each: fp32.",
-            ),
+            ("About 13 to 14 GB.", "fp16 takes two bytes for each parameter."),
+            ("About 7 GB.", "That is one byte for each: int8."),
+            ("About 28 GB.", "That is four bytes for each: fp32."),
         ),
         0,
     ),
     Question(
         "A reply says 'Neither positive nor negative, really.' What should the parser return?",
         (
-            (
-                "Positive, the first label.",
-                "The sentence says the opposite of that word.",
-            ),
+            ("Positive, the first label.", "The sentence says the opposite of that word."),
             (
                 "Neutral, for that is what is meant.",
                 "Perhaps. But a parser that reads between the lines guesses, and hides it.",
