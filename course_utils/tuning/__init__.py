@@ -9,7 +9,8 @@ the notebook.
 """
 
 from course_utils.memory.training import METHODS, training
-from course_utils.tuning.checking import check, parser
+from course_utils.replies import parser
+from course_utils.tuning.checking import check
 from course_utils.tuning.curve import check_loss, loss_curve
 from course_utils.tuning.quiet import prepare
 from course_utils.tuning.reading import read

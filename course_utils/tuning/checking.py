@@ -1,11 +1,11 @@
-"""Whether a model can learn from labelled examples, and how its replies are read as labels."""
+"""Whether a model can learn from labelled examples."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.sentiment import LABELS, UNPARSED, Messages, parse_label
+from course_utils.sentiment import Messages
 from course_utils.tuning.reading import Examples, listed
 
 LABEL_TOKENS = 20  # what `local_complete` generates: a longer label would be cut off
@@ -89,21 +89,3 @@ def _length(chat: Messages, label: str, tokenizer: Any, number: int) -> int:
             str(error),
             "Take the mark out of the text.",
         ) from None
-
-
-def label_in(labels: Sequence[str]) -> Callable[[str], str]:
-    """`parse` for labels of any name: reply → the label it is, or `UNPARSED`.
-
-    A reply counts where it is the label itself, whatever its capitals and closing full stop.
-    """
-    known = {label.casefold(): label for label in labels}
-
-    def parse(reply: str) -> str:
-        return known.get(reply.strip(" \t\n\"'*`.").casefold(), UNPARSED)
-
-    return parse
-
-
-def parser(labels: Sequence[str]) -> Callable[[str], str]:
-    """`parse_label` for the course's own labels, `label_in(labels)` for any others."""
-    return parse_label if set(labels) <= set(LABELS) else label_in(labels)

@@ -12,7 +12,6 @@ from course_utils.errors import CourseError
 from course_utils.memory import measured as memory
 from course_utils.memory import predict, training
 from course_utils.models import POCKET
-from course_utils.tuning import checking
 
 GOOD = [("Up, then down.", "bull"), ("Flat.", "bear")]
 
@@ -143,12 +142,6 @@ def test_too_few_examples_of_a_label_are_refused():
         )
 
 
-def test_the_course_s_labels_keep_the_course_s_parser():
-    """A learner who compares base and tuned: a base that answers in a sentence is not cheated."""
-    assert tuning.parser(["Positive", "Neutral"])("The sentiment is positive.") == "Positive"
-    assert tuning.parser(["bull", "bear"])("Bull") == "bull"
-
-
 # -- checking -------------------------------------------------------------------------------------
 
 
@@ -159,9 +152,6 @@ def checked(examples, tokenizer, **more):
 def test_labels_of_any_name_pass(tokenizer):
     """A learner whose labels are not Positive, Negative and Neutral."""
     assert checked(GOOD, tokenizer) == ["bear", "bull"]
-    parse = checking.label_in(["bear", "Bull run"])
-    assert parse(" Bear. ") == "bear" and parse("bull run") == "Bull run"
-    assert parse("bull") == sentiment.UNPARSED and parse("") == sentiment.UNPARSED
 
 
 @pytest.mark.parametrize(
@@ -397,7 +387,6 @@ from pathlib import Path
 from safetensors.torch import save_file
 from course_utils import tuning
 from course_utils.memory import training
-from course_utils.tuning import checking
 from course_utils.errors import CourseError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
