@@ -229,7 +229,9 @@ def _lacks_of_machine(found: Json) -> list[Json]:
         full = found["tier"]["tier"] == "full"
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
         if full:
-            step = f"Name a smaller model (COURSE_MODEL={models.SMALL}), use a GPU, or unset it."
+            step = (
+                f"Name a smaller model (COURSE_MODEL={models.TINY_LLAMA}), use a GPU, or unset it."
+            )
         what = f"Memory is too small at present for lesson {', '.join(tight)}."
         lacks.append(_lack(what, step, True))
     if here["disk_free_gib"] < 1:
