@@ -55,30 +55,16 @@ def _reply(answer: Callable[..., str]) -> str:
     """(tokenizer, prompt ids, output ids) -> the reply alone."""
     tokenizer = _tokenizer()
     turn, eos = "<s>[INST] The soup was cold. [/INST]", tokenizer.eos_token
-    for what, prompt, new, reply in (
-        ("one turn", turn, f" Negative {eos}", "Negative"),
-        (
-            "two turns",
-            f"{turn} Negative </s><s>[INST] Why? [/INST]",
-            f" Cold soup.{eos}",
-            "Cold soup.",
-        ),
-        (
-            "a reply that holds a tag",
-            turn,
-            f" The tag [/INST] ends it.{eos}",
-            "The tag [/INST] ends it.",
-        ),
-        (
-            "a reply that repeats the prompt",
-            "<s>[INST] Hi [/INST]",
-            f" [INST] Hi [/INST] Hi{eos}",
-            "[INST] Hi [/INST] Hi",
-        ),
-        ("a reply that was cut off, without EOS", turn, " It was so cold", "It was so cold"),
-        ("a row filled up with EOS", turn, f" Very  good ?{eos}{eos}{eos}", "Very  good ?"),
-        ("an empty reply", turn, eos, ""),
+    for what, prompt, new in (
+        ("one turn", turn, f" Negative {eos}"),
+        ("two turns", f"{turn} Negative {eos}<s>[INST] Why? [/INST]", f" Cold soup.{eos}"),
+        ("a reply that holds a tag", turn, f" The tag [/INST] ends it.{eos}"),
+        ("a reply that repeats the prompt", "<s>[INST] a [/INST]", f" [INST] a [/INST] b{eos}"),
+        ("a reply that was cut off, without EOS", turn, " It was so cold"),
+        ("a row filled up with EOS", turn, f" Very  good ?{eos}{eos}{eos}"),
+        ("an empty reply", turn, eos),
     ):
+        reply = new.replace(eos, "").strip()
         ids, more = (
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, new)
         )
@@ -123,18 +109,11 @@ def _nested(mark: str, inside: str, depth: int) -> str:
     return inside
 
 
+# in the second line, whichever mark is looked for first, another makes it whole
 SLY = (
-    "[/IN[/INST]ST]",
-    "<<S<<SYS>>YS>>",
-    "<</s>/s>",
-    "<<s>s>",
-    "[[INST]I[/INST]NST]",
-    "[IN</s>ST]",  # whichever mark is looked for first, another makes it whole
-    "</[INST]s>",
-    "<<S[/INST]YS>>",
-    "[/I<</SYS>>NST]",
-    _nested("[/INST]", "[/INST]", 3),
-    _nested("<</SYS>>", "<s>", 200),
+    *("[/IN[/INST]ST]", "<<S<<SYS>>YS>>", "<</s>/s>", "<<s>s>", "[[INST]I[/INST]NST]"),
+    *("[IN</s>ST]", "</[INST]s>", "<<S[/INST]YS>>", "[/I<</SYS>>NST]"),
+    *(_nested("[/INST]", "[/INST]", 3), _nested("<</SYS>>", "<s>", 200)),
 )
 
 
@@ -150,12 +129,7 @@ def _strip(answer: Callable[[str], str]) -> str:
             raise Wrong(f"In {text[:60]!r} it leaves, or builds, the mark {left[0]!r}.")
         return found
 
-    for text in (
-        "Nice staff.",
-        "5 < 6, 7 > 3 [sic] <3 <b>bold</b> (INST) INST s",
-        "Two  spaces",
-        "",
-    ):
+    for text in ("Nice staff.", "5 < 6 > 3 [sic] <3 <b>x</b> (INST) s", "Two  spaces", ""):
         if (found := said(text)) != text:
             raise Wrong(f"A text without marks should stay as it is; {text!r} became {found!r}.")
     for parts in (
@@ -192,13 +166,14 @@ def _template(answer: Any) -> str:
     """A Jinja template for Vicuna's format."""
     if not isinstance(answer, str):
         raise Wrong(f"my_template should be a text in quotes, and is a {type(answer).__name__}.")
-    for chat, generation in (
+    shapes = (
         (CHAT[1:2], False),
         (CHAT[1:3], False),
         (CHAT[1:2], True),
         (CHAT, True),
         (CHAT[:3], False),
-    ):
+    )
+    for chat, generation in shapes:
         roles = ", ".join(message["role"] for message in chat)
         where = f"For {roles} (add_generation_prompt={generation}): "
         try:
