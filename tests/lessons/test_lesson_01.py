@@ -198,7 +198,7 @@ READ_JSON_WRONG = [
             ((one, json.loads(reply)["reason"]) for one in LABELS if one.lower() in reply),
             (UNPARSED, ""),
         ),
-        "stops with JSONDecodeError",
+        "On a label in capitals it returned",
     ),
     (
         lambda reply: ("Positive", "x") if "not positive" in reply else from_first_to_last(reply),

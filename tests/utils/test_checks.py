@@ -52,6 +52,7 @@ def starter_with_docstring(text):
         starter,
         starter_with_docstring,
         lambda x: ...,
+        (starter, len),
     ],
 )
 def test_an_untouched_starter_is_not_wrong(answer, capsys):
