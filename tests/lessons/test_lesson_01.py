@@ -3,10 +3,12 @@
 import asyncio
 import json
 import re
+from types import SimpleNamespace
 
 import openai
 import pytest
 
+from course_staff.notebooks import store as notebooks
 from course_utils import checks, data
 from course_utils.sentiment import LABELS, UNPARSED, parse_label
 
@@ -628,6 +630,55 @@ def test_labels_of_the_course_are_what_the_exercise_accepts():
     """A learner whose answer is right in the lesson must be right in the check."""
     assert {"Positive", "Negative", "Neutral"} == set(LABELS)
     assert UNPARSED not in LABELS
+
+
+# -- cells of the lesson ---------------------------------------------------------------------------
+
+
+def test_an_interrupted_ask_all_sends_no_more_requests():
+    """A learner who presses the square button at 1,000 requests does not pay for the rest."""
+    lesson = notebooks.read(notebooks.FOLDER / "01_api_calls.ipynb")
+    sent = []
+
+    async def ask_one(review):
+        sent.append(review)
+        await asyncio.Event().wait()
+
+    names = {
+        "ask_one": ask_one,
+        "asyncio": asyncio,
+        "settings": SimpleNamespace(static=lambda: True),
+    }
+    source = notebooks.cell_by_id(lesson, "semaphore").source.partition("\n\n\n")[0]
+    for code in (source, notebooks.cell_by_id(lesson, "ask-all").source):
+        exec(code, names)
+
+    async def interrupted():
+        cell = asyncio.create_task(names["ask_all"]([str(n) for n in range(50)], at_once=4))
+        while len(sent) < 4:
+            await asyncio.sleep(0)
+        cell.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cell
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    assert asyncio.run(interrupted()) == []
+    assert len(sent) == 4
+
+
+def test_every_call_limits_its_reply():
+    """A learner with a model that rambles waits for no reply without an end, and pays for none."""
+    lesson = notebooks.read(notebooks.FOLDER / "01_api_calls.ipynb")
+    calls = 0
+    for cell in lesson.cells:
+        for call in re.findall(r"(?s)\.create\((.*?)\n? *\)\n", cell.source + "\n"):
+            if cell.cell_type == "code" and "ChatCompletion" not in cell.source:
+                calls += 1
+                limits = ("at_most(", "_tokens=", "**{**request, **changes}")
+                assert any(limit in call for limit in limits), f"{cell.id}: {call}"
+    assert calls > 12
 
 
 # -- prices ----------------------------------------------------------------------------------------
