@@ -83,7 +83,7 @@ def style() -> None:
 
 
 @contextmanager
-def _axes(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
+def canvas(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
     """A styled (figure, axes) of this size in inches, outside pyplot: nothing to close later."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def _axes(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, A
         yield figure, figure.add_subplot()
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
     """The figure as PNG bytes; without the time or version, so that equal pictures are equal."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
@@ -111,6 +111,26 @@ def as_text(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = 
         cells += [cell.rjust(width) if numbers else cell.ljust(width) for cell, width in rest]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> Shown:
+    """A table in HTML and as plain text, the first column to the left, the others to the right.
+
+    A line break in a cell keeps the HTML narrow; in the text it is a space. Notes stand below.
+    """
+    lines = []
+    for kind, row in [("th", head), *(("td", row) for row in rows)]:
+        cells = [html.escape(cell).replace("\n", "<br>") for cell in row]
+        sides = ["left"] + ["right"] * len(cells)
+        cells = [
+            f'<{kind} style="text-align:{side};padding:3px 6px">{cell}</{kind}>'
+            for side, cell in zip(sides, cells, strict=False)
+        ]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    rich = f"<table><thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody></table>{below}"
+    flat = [[cell.replace("\n", " ") for cell in row] for row in (head, *rows)]
+    return Shown("\n".join([as_text(flat[0], flat[1:]), *notes]), html=rich)
 
 
 def _bar_end(axes: Any, y: float, length: float, text: str, whisker: Sequence[float]) -> None:
@@ -150,7 +170,7 @@ def bars(
     )
     names = list(dict.fromkeys(name for one in series.values() for name in one))
     height = max(1.4, 0.9 + 0.34 * len(names) * max(1.0, 0.75 * len(series)))
-    with _axes(height=height) as (figure, axes):
+    with canvas(height=height) as (figure, axes):
         for i, (label, one) in enumerate(series.items()):
             thick = 0.8 / len(series)
             rows = [y + (i - (len(series) - 1) / 2) * thick for y in range(len(names))]
@@ -168,7 +188,7 @@ def bars(
         axes.set(title=title, xlabel=unit)
         if len(series) > 1:
             figure.legend(loc="outside right upper")
-        png = _png(figure)
+        png = as_png(figure)
     head = [title or unit, *(label or unit for label in series)]
     table = [
         [name, *(number.format(one[name]) if name in one else "-" for one in series.values())]
@@ -190,7 +210,7 @@ def confusion(score: Score, title: str = "") -> Shown:
     given = [*labels, *([UNPARSED] if score.unparsed else [])]
     grid = [[counts.get((t, g), 0) for g in given] for t in true]
     most = max((n for row in grid for n in row), default=1)
-    with _axes(height=1.3 + 0.6 * len(true), width=1.9 + 1.25 * len(given)) as (figure, axes):
+    with canvas(height=1.3 + 0.6 * len(true), width=1.9 + 1.25 * len(given)) as (figure, axes):
         axes.imshow(grid or [[0]], cmap="Blues", vmin=0, vmax=most, aspect="auto")
         for y, row in enumerate(grid):
             for x, n in enumerate(row):
@@ -202,7 +222,7 @@ def confusion(score: Score, title: str = "") -> Shown:
         axes.title.set_fontsize(10)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        png = _png(figure)
+        png = as_png(figure)
     head = ["true \\ given", *given]
     rows = [[t, *map(str, row)] for t, row in zip(true, grid, strict=True)]
     return Shown(as_text(head, rows), png=png)
@@ -219,7 +239,7 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
         The picture; its text names the token above one half after each layer, if there is one.
     """
     count = len(next(iter(values.values())))
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         for name, line in values.items():
             axes.plot(range(count), line, marker="o", label=name.replace("$", r"\$"))
         axes.axhline(0.5, color=PALETTE[6], linewidth=1, linestyle="--")
@@ -227,7 +247,7 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
         axes.set(ylim=(-0.03, 1.03))
         axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside right upper")
-        png = _png(figure)
+        png = as_png(figure)
     rows = []
     for i in range(count):
         leader = [_visible(name) for name, line in values.items() if line[i] > 0.5]
@@ -257,7 +277,7 @@ def curves(
     Returns:
         The picture; its text names each line's first and last point.
     """
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         for name, points in lines.items():
             marker = "o" if len(points) < 15 else ""
             axes.plot([p for p, _ in points], [q for _, q in points], label=name, marker=marker)
@@ -266,7 +286,7 @@ def curves(
             axes.axhline(height, linestyle="--", label=name, color=colour)
         axes.set(title=title, xlabel=x, ylabel=y)
         figure.legend(loc="outside right upper")
-        png = _png(figure)
+        png = as_png(figure)
     ends = {name: (points[0][1], points[-1][1]) for name, points in lines.items() if points}
     ends.update({name: (height, height) for name, height in (level or {}).items()})
     rows = [[name, number.format(a), number.format(b)] for name, (a, b) in ends.items()]

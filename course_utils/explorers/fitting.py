@@ -33,7 +33,7 @@ def formats() -> Shown:
     """The formats of the ladder bit by bit: a box for each bit, coloured by what it is for."""
     kinds = list(dict.fromkeys(kind for _, parts in FORMATS for kind in parts))
     colours = dict(zip(kinds, (plots.STRONG, *plots.PASTEL), strict=False))
-    with plots._axes(height=2.6) as (figure, axes):
+    with plots.canvas(height=2.6) as (figure, axes):
         for row, (_, parts) in enumerate(FORMATS):
             left = 0
             for kind, bits in parts.items():
@@ -59,7 +59,7 @@ def formats() -> Shown:
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
         figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=len(once))
-        png = plots._png(figure)
+        png = plots.as_png(figure)
     rows = [
         f"{name:9}" + ", ".join(f"{bits} {kind}" for kind, bits in parts.items())
         for name, parts in FORMATS
@@ -87,14 +87,14 @@ def _rounding(row: Any, bits: int, block: int, outlier: float) -> Shown:
     weights = weights[1:]
     error = 100 * ((weights - restored).norm() / weights.norm()).item()
     overhead = 16 / block
-    with plots._axes(height=3.2) as (figure, axes):
+    with plots.canvas(height=3.2) as (figure, axes):
         axes.plot(weights.numpy(), restored.numpy(), ".", markersize=4)
         axes.set(
             title=f"{bits} bits, blocks of {block}: {error:.0f} % error",
             xlabel="weight",
             ylabel="after rounding",
         )
-        png = plots._png(figure)
+        png = plots.as_png(figure)
     text = (
         f"{bits} bits, blocks of {block}, outlier {outlier:g} times the largest weight: about "
         f"{error:.0f} % error, {bits + overhead:.2f} bits a weight with 16-bit scales"
@@ -144,7 +144,7 @@ def _vram(model: str, rung: str, batch: int, length: int, card: str) -> Shown:
     config, on = shapes.config(model), fit.card(card)
     need = predict.inference(config, rung, batch=batch, length=length)
     verdict = fit.fits(config, rung, on, batch=batch, length=length)
-    with plots._axes(height=2.2) as (figure, axes):
+    with plots.canvas(height=2.2) as (figure, axes):
         left = 0.0
         for i, (part, n_bytes) in enumerate(need.parts.items()):
             axes.barh([0], [n_bytes / GIB], left=left, color=plots.PALETTE[i], label=part)
@@ -154,7 +154,7 @@ def _vram(model: str, rung: str, batch: int, length: int, card: str) -> Shown:
         axes.set(title="", xlabel="GiB (predicted)", yticks=[], ylim=(-0.5, 0.7))
         axes.set_xlim(0, 1.15 * max(left, on.usable_gib))
         figure.legend(loc="outside upper left", ncols=4)
-        png = plots._png(figure)
+        png = plots.as_png(figure)
     parts = ", ".join(f"{part} {size(n)}" for part, n in need.parts.items())
     answer = "fits" if verdict.ok else "does not fit"
     text = (

@@ -154,7 +154,7 @@ def chart(rows: Mapping[str, Row], exam: int, title: str = "") -> Shown:
     rows = _down(rows)
     names = [name + STAR * ("recorded" in row) for name, row in rows.items()]
     places = list(range(len(names)))
-    with plots._axes(height=1.3 + 0.33 * len(names), width=9.5) as (figure, first):
+    with plots.canvas(height=1.3 + 0.33 * len(names), width=9.5) as (figure, first):
         first.remove()
         weight, speed, right = figure.subplots(1, 3, sharey=True)
         sizes = [row["measured"] / MIB for row in rows.values()]
@@ -178,6 +178,6 @@ def chart(rows: Mapping[str, Row], exam: int, title: str = "") -> Shown:
             axes.locator_params(axis="x", nbins=5)
             axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-        png = plots._png(figure)
+        png = plots.as_png(figure)
     text = [(name, f"{row['measured'] / MIB:.1f}") for name, row in rows.items()]
     return Shown(plots.as_text((title or "rung", "MiB"), text), png=png)

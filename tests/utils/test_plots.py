@@ -116,3 +116,15 @@ def test_a_strip_with_lengths_that_differ(wrong):
     """A learner's off-by-one is an error, not a strip with the last token missing."""
     with pytest.raises(ValueError):
         plots.token_strip(["a", "b"], **wrong)
+
+
+def test_a_table_is_the_same_in_html_and_text():
+    """A learner with a narrow window or a screen reader: every cell is there, markup is escaped."""
+    shown = plots.table(["what", "how\nmany"], [["<b>", "1\n(0 to 2)"], ["c", "10"]], ["* a & b"])
+    assert shown.text.splitlines() == [
+        "what    how many",
+        "<b>   1 (0 to 2)",
+        "c             10",
+        "* a & b",
+    ]
+    assert "1<br>(0 to 2)" in shown.html and "&lt;b&gt;" in shown.html and "a &amp; b" in shown.html
