@@ -8,6 +8,7 @@ from typing import Any
 from course_utils import data, sentiment
 from course_utils.errors import CourseError
 from course_utils.gptq import autogptq
+from course_utils.gptq import build as gptq_build
 from course_utils.gptq import gptqmodel as gptq
 from course_utils.gptq import layouts as gptq_layouts
 from course_utils.memory import measured as memory
@@ -72,17 +73,17 @@ def exchange(folder: str, work: Path, device: str) -> list[dict[str, Any]]:
     calibrate = calibration(folder)
     new = gptq.quantize(folder, work / "gptqmodel", calibrate)
     old = autogptq.quantize(folder, work / "auto-gptq", calibrate)
-    two = gptq.quantize(folder, work / "v2", calibrate, recipe=gptq.with_transformers)
+    two = gptq.quantize(folder, work / "v2", calibrate, recipe=with_transformers)
     to = gptq_layouts.convert
 
     def plain(checkpoint: str | Path) -> float:
         return in_transformers(checkpoint, texts, device)
 
     def by_new(checkpoint: Path) -> float:
-        return gptq.perplexity(checkpoint, texts)
+        return in_gptqmodel(checkpoint, texts)
 
     def by_old(checkpoint: Path) -> float:
-        return autogptq.perplexity(checkpoint, texts, check=False)
+        return autogptq.perplexities([checkpoint], texts, check=False)[0]
 
     for_new = to(old, work / "for-new", "gptqmodel")
     for_plain = to(old, work / "for-plain", "transformers")
@@ -121,4 +122,48 @@ def in_transformers(folder: str | Path, texts: list[str], device: str) -> float:
     freed = memory.free()
     if not freed.returned:
         raise CourseError("A model was not given back.", str(freed), "Restart the recording.")
+    return found
+
+
+def in_gptqmodel(folder: str | Path, texts: list[str]) -> float:
+    """Perplexity of a GPTQ checkpoint when GPTQModel itself reads it, in a child process.
+
+    Raises:
+        CourseError: the extra is missing; GPTQModel does not read this checkpoint.
+    """
+    gptq.check_installed()
+    gptq_layouts.check_readable(folder, "gptqmodel")
+    return gptq_build.read(read_with_gptqmodel, [folder], texts, gptq.home())[0]
+
+
+# -- run by their source in a child process (see course_utils.gptq.child): imports inside ----------
+
+
+def with_transformers(model: str, out: str, texts: list[str], bits: int, group_size: int) -> None:
+    """Quantize with transformers' `GPTQConfig`; writes format `gptq_v2`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    method = GPTQConfig(
+        bits=bits, group_size=group_size, dataset=texts, tokenizer=tokenizer, model_seqlen=128
+    )
+    quantized = AutoModelForCausalLM.from_pretrained(
+        model, quantization_config=method, dtype=torch.float16
+    )
+    # without this every calibration text would be written into config.json
+    quantized.config.quantization_config.dataset = None
+    quantized.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def read_with_gptqmodel(folders: list[str], texts: list[str]) -> list[float]:
+    """Perplexity of each checkpoint when GPTQModel itself reads it."""
+    from gptqmodel import GPTQModel
+    from transformers import AutoTokenizer
+
+    found = []
+    for folder in folders:
+        model = GPTQModel.load(folder).model
+        found.append(perplexity(model, AutoTokenizer.from_pretrained(folder), texts))
     return found

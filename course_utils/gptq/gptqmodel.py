@@ -27,10 +27,8 @@ from pathlib import Path
 from course_utils import machine
 from course_utils.errors import CourseError
 from course_utils.gptq import build as gptq_build
-from course_utils.gptq import layouts as gptq_layouts
-from course_utils.gptq.recipes import read_with_gptqmodel, with_gptqmodel, with_transformers
-
-__all__ = ["perplexity", "quantize", "quiet_gptq", "why_not", "with_gptqmodel", "with_transformers"]
+from course_utils.gptq.child import Home
+from course_utils.gptq.recipes import with_gptqmodel
 
 INSTALL = 'Run `make gptq`, or: pip install -c constraints.txt -e ".[gptq]"'
 NO_COMPILER = (
@@ -150,22 +148,13 @@ def quantize(
         >>> AutoModelForCausalLM.from_pretrained(folder)  # doctest: +SKIP
     """
     check_installed()
-    recipe = recipe or with_gptqmodel
-    return gptq_build.build(
-        recipe, model, out, texts, bits, group_size, python=sys.executable, env=env()
-    )
+    order = gptq_build.Order(model, out, texts, bits, group_size)
+    return gptq_build.build(recipe or with_gptqmodel, order, home())
 
 
-def perplexity(folder: str | Path, texts: Sequence[str]) -> float:
-    """Perplexity of a GPTQ checkpoint when GPTQModel itself reads it, in a child process.
-
-    Raises:
-        CourseError: the extra is missing; GPTQModel does not read this checkpoint.
-    """
-    check_installed()
-    gptq_layouts.check_readable(folder, "gptqmodel")
-    found = gptq_build.read(read_with_gptqmodel, [folder], texts, python=sys.executable, env=env())
-    return found[0]
+def home() -> Home:
+    """This Python as a child process's home, with GPTQModel's settings."""
+    return Home(env=env())
 
 
 @contextlib.contextmanager
