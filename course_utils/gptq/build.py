@@ -152,7 +152,7 @@ def _within(home: child.Home, work: Path) -> child.Home:
     """The same home with a library's temporary files and caches inside `work`."""
     place = work / "tmp"
     place.mkdir(exist_ok=True)
-    inside = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), str(place))
+    inside = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "HF_HOME"), str(place))
     return replace(home, env={**home.env, **inside})
 
 

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -187,12 +188,15 @@ def _import_quietly() -> None:
     """Import gptqmodel without its banner, and let it log errors only.
 
     On a CPU its plain PyTorch kernel, the one for 8 bits, would be compiled at its first use: that
-    takes half a minute and a C++ compiler, and gains nothing that a lesson could see.
+    takes half a minute and a C++ compiler, and gains nothing that a lesson could see. Without
+    HF_HOME it would make a folder /tmp/tokenicer_hf_home and leave it there.
     """
     os.environ.update({name: value for name, value in env().items() if name.startswith("GPTQ")})
     logging.disable(logging.CRITICAL)
     nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    hide = contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere)
+    with hide[0], hide[1], tempfile.TemporaryDirectory() as place:
+        os.environ.setdefault("HF_HOME", place)
         import gptqmodel  # noqa: F401
         import torch
         from gptqmodel.nn_modules.qlinear import torch as plain_kernel
