@@ -197,8 +197,10 @@ def _shared_cells(notebook: Any, name: str) -> Iterator[str]:
         return
     course = notebook.metadata.get("course", {})
     missing = sorted(
-        [*(COURSE_KEYS - set(course)), *(TIER_KEYS - set(course.get("pocket", TIER_KEYS)))]
-        + list(TIER_KEYS - set(course.get("full", TIER_KEYS)))
+        {
+            *(COURSE_KEYS - set(course)),
+            *(key for tier in cards.TIERS for key in TIER_KEYS - set(course.get(tier, TIER_KEYS))),
+        }
     )
     if missing:
         yield f"metadata: the card lacks {', '.join(missing)}"

@@ -22,8 +22,6 @@ NOT_YET = {
     "course_utils/memory/ladders.py",
     "course_utils/memory/tensors.py",
     "course_utils/memory/training.py",
-    "course_utils/plots.py",
-    "course_utils/preflight.py",
     "course_utils/tuning/curve.py",
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
