@@ -1,4 +1,5 @@
 import json
+import socket
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
