@@ -116,3 +116,15 @@ def test_a_strip_with_lengths_that_differ(wrong):
     """A learner's off-by-one is an error, not a strip with the last token missing."""
     with pytest.raises(ValueError):
         plots.token_strip(["a", "b"], **wrong)
+
+
+@pytest.mark.parametrize("flat", [1.0, 0.3])
+def test_layers_name_the_leader_of_sure_and_of_unsure_models(flat):
+    """A learner whose model has many layers and is never sure: the text is not a row of dashes."""
+    rising = [flat * i / 30 for i in range(31)]
+    shown = plots.layers({"' Yes'": rising, "' No'": [0.2 * flat] * 31})
+    rows = shown.text.splitlines()
+    assert len(rows) == 32 and rows[31].split() == ["30", "'·Yes'", f"{flat:.1f}"]
+    assert rows[3].split() == ["2", "'·No'", f"{0.2 * flat:.1f}"]
+    empty = plots.layers({"a": [0.0, 0.001]}).text.splitlines()
+    assert empty[1].split() == ["0", "-"] and empty[2].split() == ["1", "-"]
