@@ -19,13 +19,7 @@ HUB = "huggingface.co"
 LLAMA_2 = "meta-llama/Llama-2-7b-chat-hf"
 TINY_LLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 GET_SMALL = f"Run once: python -m course_utils get {settings.SMALL}"
-NAMED_IN_COURSE = (
-    settings.POCKET,
-    settings.SMALL,
-    LLAMA_2,
-    TINY_LLAMA,
-    "NousResearch/Llama-2-7b-chat-hf",
-)
+NAMED_IN_COURSE = (settings.POCKET, settings.SMALL, LLAMA_2, TINY_LLAMA)
 BACK_TO_POCKET = "unset COURSE_MODEL to go on with Pocket Llama"
 # what a checkpoint needs: settings, tokenizer and template, and the weights as transformers names
 # them (a repository may hold the same weights again in the maker's own format)
@@ -33,15 +27,17 @@ FILES = ("*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
+def spoken_name() -> str:
+    """The model's name as people say it; a folder or hub id as the learner wrote it."""
+    names = {"pocket": "Pocket Llama", "small": settings.SMALL_ON_HUB.partition("/")[2]}
+    return names.get(settings.tier()) or settings.model_name()
+
+
 def said_by() -> str:
     """One line to print beside a result: which tier and model made it."""
-    if settings.tier() == "pocket":
-        return "pocket tier, Pocket Llama"
-    if settings.tier() == "small":
-        folder = is_here(settings.SMALL)
-        note = ", weights that were in 4 bits" if folder == small_folder() else ""
-        return f"small tier, SmolLM2-135M-Instruct{note}"
-    return f"full tier, {Path(settings.model_name()).name}"
+    unpacked = settings.tier() == "small" and is_here(settings.SMALL) == small_folder()
+    note = ", weights that were in 4 bits" if unpacked else ""
+    return f"{settings.tier()} tier, {Path(spoken_name()).name}{note}"
 
 
 def small_folder() -> Path:
@@ -313,12 +309,12 @@ def fetch(name: str) -> Path:
             allow_patterns=list(FILES),
             ignore_patterns=["*/*"],
         )
-    except KeyboardInterrupt:
-        _sweep(cache / f"models--{name.replace('/', '--')}")
-        raise
-    except Exception as error:  # OSError, an error of the http library, one of hf_xet's
+    except BaseException as error:  # OSError, one of the http library or of hf_xet, Ctrl+C
         free = machine.disk_free_bytes(cache)
-        _sweep(cache / f"models--{name.replace('/', '--')}")
+        for left in cache.glob(f"models--{name.replace('/', '--')}/blobs/*.incomplete"):
+            left.unlink(missing_ok=True)  # older hub versions leave the half-written file
+        if not isinstance(error, Exception):
+            raise
         if "No space left" in _chain(error):
             raise CourseError(
                 f"The disk ran full while {name} was downloaded.",
@@ -341,12 +337,6 @@ def _chain(error: BaseException | None) -> str:
         said.append(error)
         error = error.__cause__ or error.__context__
     return "\n".join(map(str, said))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the half-written files that older hub versions leave in a model's cache folder."""
-    for path in folder.glob("blobs/*.incomplete"):
-        path.unlink(missing_ok=True)
 
 
 def fingerprint(folder: str | Path) -> str:

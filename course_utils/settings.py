@@ -106,9 +106,8 @@ def prepare() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if tier() == "pocket" and "HF_HUB_OFFLINE" not in os.environ:
         os.environ["HF_HUB_OFFLINE"] = os.environ[SWITCHED_OFF] = "1"
-    elif tier() != "pocket" and SWITCHED_OFF in os.environ:
-        # JupyterLab was started in the pocket tier
-        del os.environ[SWITCHED_OFF], os.environ["HF_HUB_OFFLINE"]
+    elif tier() != "pocket" and os.environ.pop(SWITCHED_OFF, ""):
+        os.environ.pop("HF_HUB_OFFLINE", "")  # JupyterLab was started in the pocket tier
     if static():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -83,6 +83,14 @@ def test_the_label_says_tier_and_model(monkeypatch):
     assert models.said_by() == "full tier, TinyLlama-1.1B-Chat-v1.0"
 
 
+def test_the_small_model_is_named_before_it_is_fetched(tmp_path):
+    """A learner who names the small tier first reads the one command that fetches it."""
+    said = kernel("smollm2", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert "python -m course_utils get smollm2" in said
+    said = kernel("smollm2", tmp_path, "from course_utils import models; print(models.said_by())")
+    assert said == "small tier, SmolLM2-135M-Instruct\n"
+
+
 # -- folders -------------------------------------------------------------------------------------
 
 
