@@ -143,10 +143,11 @@ def test_layers_name_the_leader_of_sure_and_of_unsure_models(flat):
     rising = [flat * i / 30 for i in range(31)]
     shown = plots.layers({"' Yes'": rising, "' No'": [0.2 * flat] * 31})
     rows = shown.text.splitlines()
-    assert len(rows) == 32 and rows[31].split() == ["30", "'·Yes'", f"{flat:.1f}"]
-    assert rows[3].split() == ["2", "'·No'", f"{0.2 * flat:.1f}"]
-    empty = plots.layers({"a": [0.0, 0.001]}).text.splitlines()
-    assert empty[1].split() == ["0", "-"] and empty[2].split() == ["1", "-"]
+    number = "{:.1f}" if flat > 0.5 else "{:.3f}"
+    assert len(rows) == 32 and rows[31].split() == ["30", "'·Yes'", number.format(flat)]
+    assert rows[3].split() == ["2", "'·No'", number.format(0.2 * flat)]
+    late = plots.layers({"a": [0.0, 0.001, 0.9]}).text.splitlines()
+    assert late[1].split() == ["0", "-"] and late[2].split() == ["1", "-"]
 
 
 def test_a_table_is_the_same_in_html_and_text():
