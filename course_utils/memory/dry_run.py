@@ -137,7 +137,7 @@ def _on_paper(config: Any, dtype: str, experts: str = "") -> Iterator[Any]:
 
 
 def _layers(kept: dict[str, Any]) -> list[tuple[int, int | None]]:
-    """(bytes, sliding window) of each layer of a cache; one entry where it is not made of layers."""
+    """(bytes, sliding window) of each layer of a cache; one entry for a cache without layers."""
     layers = getattr(kept.get("past_key_values"), "layers", None)
     if layers is None:
         return [(_bytes(kept), None)]

@@ -140,7 +140,7 @@ def bytes_of(t: Shape, r: Rung) -> tuple[int, int]:
 
 
 def _check_gptq(config: Any, tensors: tuple[Shape, ...], r: Rung) -> None:
-    """Raise `CourseError` for a family not tried with GPTQ, or a group size that does not divide."""
+    """Raise `CourseError` for a family not tried with GPTQ, or a group that does not divide."""
     linear = [t for t in tensors if t.kind == "linear"]
     if config.model_type not in GPTQ_TRIED:
         raise CourseError(
@@ -158,7 +158,7 @@ def _check_gptq(config: Any, tensors: tuple[Shape, ...], r: Rung) -> None:
             f"{path.removesuffix('.weight')} has {n} inputs: {n} / {r.group_size} is not whole.",
             f"Take a group size that divides them all: {sizes}."
             if fitting
-            else "No usual group size (128, 64, 32, 16) divides them all: take a bitsandbytes rung.",
+            else "No usual group size (128, 64, 32, 16) does: take a bitsandbytes rung.",
         )
 
 
