@@ -45,8 +45,8 @@ def storage_of(tensor: Any) -> tuple[int, int, str] | None:
         return None
 
 
-# What a sparse layout keeps: COO its indices and values, the compressed ones three tensors.
-_INSIDE = ("_indices", "_values", "crow_indices", "ccol_indices", "col_indices", "row_indices")
+# What the compressed sparse layouts keep; COO keeps indices and values.
+_COMPRESSED = ("crow_indices", "ccol_indices", "col_indices", "row_indices", "values")
 
 
 def plain(tensor: Any) -> list[Any]:
@@ -55,12 +55,12 @@ def plain(tensor: Any) -> list[Any]:
 
     if tensor.layout is torch.strided:
         return [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
     found = []
-    for name in (*_INSIDE, "values"):
-        with contextlib.suppress(RuntimeError, NotImplementedError, AttributeError):
-            part = getattr(tensor, name)()
-            if part.layout is torch.strided:
-                found.append(part)
+    for name in _COMPRESSED:
+        with contextlib.suppress(RuntimeError, NotImplementedError):
+            found.append(getattr(tensor, name)())
     return found
 
 

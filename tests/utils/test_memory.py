@@ -253,9 +253,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from course_utils import memory
 shell = InteractiveShell.instance(user_module=sys.modules["__main__"])
 for cell in (
-    "with memory.measure():\n    model = torch.ones(100_000)",
-    "model", "6 * 7", "def use(n):\n    inside = n\n    return 1 / 0\nuse(5)",
-    "del model\nfreed = memory.free()",
+    "with memory.measure():\\n    model = torch.ones(100_000)",
+    "model", "6 * 7", "def use(n):\\n    inside = n\\n    return 1 / 0\\nuse(5)",
+    "del model\\nfreed = memory.free()",
 ):
     shell.run_cell(cell, store_history=True)
 print("RETURNED", freed.returned, "OUT", dict(shell.user_ns["_oh"]))
