@@ -4,6 +4,7 @@ It only looks; it decides nothing about the course.
 """
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -14,9 +15,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, without_password
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,47 @@ def all_reachable(addresses: list[str], seconds: float = 1.5) -> dict[str, bool]
     return {address: found.get(address, False) for address in addresses}
 
 
+def fast_dtype() -> str:
+    """The dtype that this machine computes fast in, by PyTorch's name.
+
+    A GPU computes in 16 bits. Most CPUs do not: they turn every number into 32 bits and back,
+    which takes longer than computing in 32 bits in the first place.
+    """
+    return "float16" if gpus() else "float32"
+
+
 def python_version() -> str:
     """This Python's version, like "3.11.7"."""
     return ".".join(map(str, sys.version_info[:3]))
+
+
+def host(address: str) -> str:
+    """Host and port of an address, without a name and a password before them."""
+    return urlsplit(address).netloc.rpartition("@")[2] or without_password(address)
+
+
+def packages(distribution: str) -> list[dict[str, Any]]:
+    """The packages that an installed one stands on: name, version here, versions supported, fine or not.
+
+    Optional packages that are not installed are left out.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []  # run from a folder without having been installed
+    rows = []
+    for requirement in map(Requirement, wanted):
+        optional = requirement.marker is not None and "extra" in str(requirement.marker)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if optional and version is None:
+            continue
+        fine = version is not None and requirement.specifier.contains(version, prereleases=True)
+        supported = str(requirement.specifier)
+        name = requirement.name
+        rows.append({"name": name, "version": version, "supported": supported, "ok": fine})
+    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: row["name"].lower())

@@ -4,15 +4,14 @@
 `preflight.show()` shows it as a table. It says whether a key is there, never its value.
 """
 
-import html
-import importlib.metadata
 import platform
 import sys
 from typing import Any
 from urllib.parse import urlsplit
 
-from course_utils import __version__, data, machine, models, plots, settings
-from course_utils.errors import CourseError, without_password
+from course_utils import __version__, data, machine, models, settings
+from course_utils.errors import CourseError
+from course_utils.plots import Shown, table
 from course_utils.units import GIB
 
 Json = dict[str, Any]
@@ -33,7 +32,7 @@ def report() -> Json:
     found: Json = {
         "course": __version__,
         "python": _python(),
-        "packages": packages(),
+        "packages": machine.packages(DISTRIBUTION),
         "machine": _machine(),
         "network": _network(),
         "secrets": _secrets(),
@@ -47,7 +46,7 @@ def report() -> Json:
 
 def _model(found: Json) -> tuple[int | None, list[Json]]:
     """The named model's bytes, None where they cannot be known from here; what keeps it away."""
-    online = found["network"].get(_host(models.hub_address()), False)
+    online = found["network"].get(machine.host(models.hub_address()), False)
     name = settings.model_name()
     weights = models.weights_bytes(name)
     try:
@@ -62,11 +61,6 @@ def _model(found: Json) -> tuple[int | None, list[Json]]:
         return weights, [_lack(f"{error.what} {error.why}".strip(), error.next_step, True)]
 
 
-def _host(address: str) -> str:
-    """Host and port of an address, without a name and a password before them."""
-    return urlsplit(address).netloc.rpartition("@")[2] or without_password(address)
-
-
 def _python() -> Json:
     """This Python and whether the course supports it."""
     span = ".".join(map(str, OLDEST)), ".".join(map(str, NEWEST))
@@ -75,38 +69,6 @@ def _python() -> Json:
         "supported": f"{span[0]} to {span[1]}",
         "ok": sys.version_info[:2] >= OLDEST,
     }
-
-
-def packages() -> list[Json]:
-    """The packages the course stands on: name, version here, versions supported, fine or not.
-
-    Optional packages that are not installed are left out.
-    """
-    from packaging.requirements import Requirement
-
-    try:
-        wanted = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        return []  # run from a folder without having been installed
-    rows = []
-    for requirement in map(Requirement, wanted):
-        optional = requirement.marker is not None and "extra" in str(requirement.marker)
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if optional and version is None:
-            continue
-        fine = version is not None and requirement.specifier.contains(version, prereleases=True)
-        rows.append(
-            {
-                "name": requirement.name,
-                "version": version,
-                "supported": str(requirement.specifier),
-                "ok": fine,
-            }
-        )
-    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: row["name"].lower())
 
 
 def _gib(n_bytes: float) -> float:
@@ -147,7 +109,7 @@ def _api_address() -> str:
 def _network() -> Json:
     """Whether the hub and the API can be reached, by host name."""
     found = machine.all_reachable([models.hub_address(), _api_address()])
-    return {_host(address): yes for address, yes in found.items()}
+    return {machine.host(address): yes for address, yes in found.items()}
 
 
 def _secrets() -> Json:
@@ -167,10 +129,10 @@ def _tier() -> Json:
         own_server = settings.api_is_local()
     except CourseError:
         own_server = False
-    host = _host(_api_address())
+    host = machine.host(_api_address())
     return {
         "tier": settings.tier(),
-        "model": "Pocket Llama" if settings.tier() == "pocket" else settings.model_name(),
+        "model": models.spoken_name(),
         "api": "a server on this machine, started by lesson 01" if own_server else host,
         "api_model": settings.api_model(),
     }
@@ -256,12 +218,9 @@ def _lacks_of_machine(found: Json) -> list[Json]:
     here = found["machine"]
     tight = [lesson["lesson"] for lesson in found["lessons"] if lesson["fits"] is False]
     if tight:
-        full = found["tier"]["tier"] == "full"
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
-        if full:
-            smaller = settings.model_name() != models.SMALL
-            other = f"Name a smaller model (COURSE_MODEL={models.SMALL}), use" if smaller else "Use"
-            step = f"{other} a GPU, or {models.BACK_TO_POCKET}."
+        if found["tier"]["tier"] == "full":
+            step = f"Name a smaller model (COURSE_MODEL={settings.SMALL}), use a GPU, or unset it."
         what = f"Memory is too small at present for lesson {', '.join(tight)}."
         lacks.append(_lack(what, step, True))
     if here["disk_free_gib"] < 1:
@@ -300,9 +259,6 @@ def _lacks_of_access(found: Json) -> list[Json]:
     return lacks
 
 
-# -- as text and as a table ----------------------------------------------------------------------
-
-
 def _facts(found: Json) -> list[tuple[str, str]]:
     """(name, value) lines for people."""
     here, tier = found["machine"], found["tier"]
@@ -333,12 +289,9 @@ def _facts(found: Json) -> list[tuple[str, str]]:
     ]
 
 
-LESSON_HEAD = ("lesson", "needs", "runs in", "download", "here")
-
-
-def _lesson_rows(found: Json) -> list[list[str]]:
-    """One row for each lesson, under `LESSON_HEAD`."""
-    return [
+def _lesson_table(found: Json) -> Shown:
+    """One row for each lesson."""
+    rows = [
         [
             f"{row['lesson']} {row['title']}",
             row["needs"],
@@ -348,6 +301,7 @@ def _lesson_rows(found: Json) -> list[list[str]]:
         ]
         for row in found["lessons"]
     ]
+    return table(("lesson", "needs", "runs in", "download", "here"), rows, numbers=False)
 
 
 def as_text(found: Json) -> str:
@@ -356,7 +310,7 @@ def as_text(found: Json) -> str:
     width = max(len(name) for name, _ in facts)
     blocks = ["\n".join(f"{name:{width}}  {value}" for name, value in facts)]
     if found["lessons"]:
-        blocks.append(plots.as_text(LESSON_HEAD, _lesson_rows(found), numbers=False))
+        blocks.append(_lesson_table(found).text)
     lines = []
     for lack in found["lacks"]:
         lines += [f"{'! ' if lack['stops'] else '- '}{lack['what']}", f"  Next: {lack['next']}"]
@@ -367,25 +321,12 @@ def as_text(found: Json) -> str:
     return "\n\n".join([*blocks, "\n".join(lines)])
 
 
-def _table(rows: list[list[str]], head: tuple[str, ...] = ()) -> str:
-    """An HTML table; cells are escaped, the notebook's own colours are kept."""
-    left = ' style="text-align:left"'
-    lines = ["<table>"]
-    if head:
-        lines.append("<tr>" + "".join(f"<th{left}>{html.escape(h)}</th>" for h in head) + "</tr>")
-    for row in rows:
-        cells = "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{cells}</tr>")
-    return "\n".join([*lines, "</table>"])
-
-
-def show() -> plots.Shown:
+def show() -> Shown:
     """The preflight as tables in a notebook, as text anywhere else."""
     found = report()
-    lacks = [[lack["what"], lack["next"]] for lack in found["lacks"]]
-    parts = [_table([list(fact) for fact in _facts(found)])]
+    parts = [table(("what", "here"), _facts(found), numbers=False)]
     if found["lessons"]:
-        parts.append(_table(_lesson_rows(found), LESSON_HEAD))
-    if lacks:
-        parts.append(_table(lacks, ("missing", "what to do")))
-    return plots.Shown(as_text(found), html="\n".join(parts))
+        parts.append(_lesson_table(found))
+    if lacks := [(lack["what"], lack["next"]) for lack in found["lacks"]]:
+        parts.append(table(("missing", "what to do"), lacks, numbers=False))
+    return Shown(as_text(found), html="\n".join(part.html for part in parts))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 from course_utils import __main__ as commands
 from course_utils import machine, models, preflight
@@ -19,7 +20,7 @@ SECRET = "sk-" + "7" * 30
 
 def command(*args: str, **more: str) -> subprocess.CompletedProcess:
     """`python -m course_utils ...` as a learner runs it, with nothing set but `more`."""
-    env = {k: v for k, v in os.environ.items() if k not in notebooks.LEARNERS_OWN} | more
+    env = {k: v for k, v in os.environ.items() if k not in executing.LEARNERS_OWN} | more
     return subprocess.run(
         [sys.executable, "-m", "course_utils", *args],
         env=env,
@@ -206,12 +207,12 @@ def lessons(monkeypatch, model, gib=None, **here):
 
 def test_a_model_of_the_hub_is_judged_by_its_own_size(monkeypatch):
     """A learner with TinyLlama and 8 GiB: it fits, though Llama-2-7b would not."""
-    rows, lacks = lessons(monkeypatch, models.SMALL, 2.2, ram_bytes=(8 * 2**30, 6 * 2**30))
+    rows, lacks = lessons(monkeypatch, models.TINY_LLAMA, 2.2, ram_bytes=(8 * 2**30, 6 * 2**30))
     assert rows["02"]["fits"] is True and "2.2 GiB" in rows["02"]["download"]
     assert not any("too small" in lack["what"] for lack in lacks)
-    rows, lacks = lessons(monkeypatch, models.SMALL, 2.2, ram_bytes=(2 * 2**30, 2**30))
+    rows, lacks = lessons(monkeypatch, models.TINY_LLAMA, 2.2, ram_bytes=(2 * 2**30, 2**30))
     said = next(lack for lack in lacks if "too small" in lack["what"])
-    assert rows["02"]["fits"] is False and models.SMALL not in said["next"]
+    assert rows["02"]["fits"] is False and models.TINY_LLAMA not in said["next"]
 
 
 def test_a_model_of_unknown_size_is_not_judged(monkeypatch):
