@@ -227,7 +227,7 @@ def host(address: str) -> str:
 
 
 def packages(distribution: str) -> list[dict[str, Any]]:
-    """The packages that an installed one stands on: name, version here, versions supported, fine or not.
+    """The packages that an installed one stands on: name, version here, versions supported, ok.
 
     Optional packages that are not installed are left out.
     """

@@ -7,7 +7,6 @@
 import platform
 import sys
 from typing import Any
-from urllib.parse import urlsplit
 
 from course_utils import __version__, data, machine, models, settings
 from course_utils.errors import CourseError
