@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_staff.notebooks import store
+from course_staff.notebooks import executing, store
 from course_utils import checks, tuning
 from course_utils.exercises import lesson_05
 
@@ -353,7 +353,7 @@ def outputs_with(path):
 @pytest.mark.parametrize(("labels", "each"), [(3, 20), (8, 60)])
 def test_a_learner_s_own_file_goes_through_the_lesson(tmp_path, monkeypatch, labels, each):
     """A learner with a small file, and one with many labels: every cell runs, and it learns."""
-    for name, value in store.environment().items():
+    for name, value in executing.environment().items():
         monkeypatch.setenv(name, value)
     path = tmp_path / "mine.csv"
     own_file(path, labels, each)

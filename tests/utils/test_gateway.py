@@ -1,4 +1,5 @@
 import json
+import socket
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,12 @@ from course_utils.endpoint import server as endpoint
 from course_utils.sentiment import messages
 
 JSON_SYSTEM = "Answer in JSON with the keys sentiment and reason."
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +254,7 @@ def test_a_limit_in_front_of_another_server(server):
 @pytest.mark.slow
 def test_a_dead_upstream_is_a_bad_gateway():
     """A learner whose server behind the gateway has gone: an error in OpenAI's shape, at once."""
-    nobody = endpoint.Server(f"http://127.0.0.1:{gateway.free_port()}/v1", "none", "m", "nobody")
+    nobody = endpoint.Server(f"http://127.0.0.1:{free_port()}/v1", "none", "m", "nobody")
     with endpoint.limited(nobody, requests_per_minute=6000) as gate:
         client = OpenAI(base_url=gate.base_url, api_key=gate.key, max_retries=0)
         assert refused(client, gate) == (502, "bad_gateway")
