@@ -53,8 +53,10 @@ def end_with_parent(at_end: Any) -> None:
     parent = os.getppid()
 
     def end() -> None:
-        at_end()
-        os._exit(0)
+        try:
+            at_end()
+        finally:  # also where nobody reads any more what is said
+            os._exit(0)
 
     def listen() -> None:
         # not sys.stdin: Python cannot end in order while a thread waits inside that

@@ -70,19 +70,19 @@ class Upstream:
         body = {**body, "model": self.model}
         most = len(json.dumps(body)) // 4 + self.bounded(body)
         learner.hold(most)
-        used = 0
+        used, streaming = 0, False
         try:
             answer = await unless_gone(self.send("POST", "chat/completions", body), gone)
             back = {name: answer.headers[name] for name in BACK if name in answer.headers}
-            if flag(body, "stream"):
+            streaming = flag(body, "stream")
+            if streaming:
                 pieces = passed_on(answer, lambda counted: learner.settle(most, counted))
-                learner = None
                 return StreamingResponse(pieces, answer.status_code, back)
             content = await unless_gone(answer.aread(), gone)
             used = counted_tokens(as_object(content)) or len(content) // 4
             return Response(content, answer.status_code, back)
         finally:
-            if learner:
+            if not streaming:
                 learner.settle(most, used)
 
     def bounded(self, body: Json) -> int:
