@@ -26,14 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.endpoint import connections
+from course_utils.endpoint.handle import LISTENING, LOADING, PORT_TAKEN, READY, SAYS, USAGE
 from course_utils.endpoint.lending import Learner, Lending
 from course_utils.endpoint.local import ClientGone, Local
 from course_utils.endpoint.refusals import Json, Refusal
 from course_utils.endpoint.upstream import MOST_CONNECTIONS, Upstream
 
-SAYS = "gateway: "
-LISTENING, LOADING, READY, USAGE = "listening on port ", "loading the model", "ready", "usage "
-PORT_TAKEN = "the port is taken"
 MOST_BYTES = 1_000_000
 BODY_SECONDS = 30
 METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}

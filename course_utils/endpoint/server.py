@@ -24,13 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import machine, models, settings
-from course_utils.endpoint import gateway
-from course_utils.endpoint.handle import AGAIN, Server, last_words
+from course_utils.endpoint.handle import (
+    AGAIN,
+    LISTENING,
+    LOADING,
+    PORT_TAKEN,
+    READY,
+    SAYS,
+    USAGE,
+    Server,
+    last_words,
+)
 from course_utils.endpoint.own import explain_errors, learners_own, probe
 from course_utils.errors import CourseError
 
 START_SECONDS = 180
-STEPS = (gateway.LISTENING, gateway.LOADING, gateway.READY)
+STEPS = (LISTENING, LOADING, READY)
 # what other libraries say while they are imported: warnings of PyTorch's logger, missing kernels
 CHATTER = re.compile(r"INFO:|[IW]\d{4} \d\d:|Failed to load .*torchao|.*Loading weights")
 HERE = "behind a local server"
@@ -203,12 +212,12 @@ def _read(server: Server, said: "queue.Queue[str]") -> None:
     """Keep the server's log and pass on what the gateway itself says, until its output ends."""
     assert server.process and server.process.stdout
     for line in server.process.stdout:
-        word = line.removeprefix(gateway.SAYS).strip()
+        word = line.removeprefix(SAYS).strip()
         if word == line.strip():
             if not CHATTER.match(line):
                 server.log.append(line.rstrip())
-        elif word.startswith(gateway.USAGE):
-            server.usage = json.loads(word.removeprefix(gateway.USAGE))
+        elif word.startswith(USAGE):
+            server.usage = json.loads(word.removeprefix(USAGE))
         else:
             said.put(word)
     said.put("")
@@ -233,12 +242,12 @@ def _wait(server: Server, port: int) -> str:
                     continue
                 reason = f"It was not ready after {START_SECONDS} s. {last_words(server.log)}"
                 raise CourseError("The local server did not start.", reason, AGAIN) from None
-            if word.startswith(gateway.LISTENING):
-                found = word.removeprefix(gateway.LISTENING)
-            elif word == gateway.READY:
+            if word.startswith(LISTENING):
+                found = word.removeprefix(LISTENING)
+            elif word == READY:
                 bar.update(bar.total - bar.n)  # or a gateway without a model leaves a red bar
                 return found
-            elif word == gateway.PORT_TAKEN:
+            elif word == PORT_TAKEN:
                 raise CourseError(
                     f"The local server cannot listen on port {port}.",
                     "Another program uses it, or this account may not.",

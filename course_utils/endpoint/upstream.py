@@ -12,8 +12,8 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 from course_utils.endpoint.local import ClientGone
-from course_utils.endpoint.refusals import Json, Refusal
-from course_utils.endpoint.wishes import MOST_CHOICES, flag, most_tokens, whole, wrong
+from course_utils.endpoint.refusals import Json, Refusal, wrong
+from course_utils.endpoint.wishes import Size, read
 
 BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
 MOST_CONNECTIONS = 100
@@ -74,7 +74,7 @@ class Upstream:
         try:
             answer = await unless_gone(self.send("POST", "chat/completions", body), gone)
             back = {name: answer.headers[name] for name in BACK if name in answer.headers}
-            streaming = flag(body, "stream")
+            streaming = bool(body.get("stream"))
             if streaming:
                 pieces = passed_on(answer, lambda counted: learner.settle(most, counted))
                 return StreamingResponse(pieces, answer.status_code, back)
@@ -95,8 +95,8 @@ class Upstream:
             if body.get(name) is not None and body[name] not in values:
                 message = f"`{name}` is switched off here: it would cost the account extra."
                 raise Refusal(400, "unsupported_parameter", message, name)
-        choices = whole(body, "n", 1, MOST_CHOICES) or 1
-        each = most_tokens(body)
+        size = read(Size, body)
+        choices, each = size.n or 1, size.most()
         if not self.most:
             return choices * (each or 0)
         allowed = self.most // choices
