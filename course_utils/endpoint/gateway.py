@@ -28,8 +28,8 @@ from typing import Any
 from course_utils.endpoint import connections
 from course_utils.endpoint.handle import LISTENING, LOADING, PORT_TAKEN, READY, SAYS, USAGE
 from course_utils.endpoint.lending import Learner, Lending
-from course_utils.endpoint.local import ClientGone, Local
-from course_utils.endpoint.refusals import Json, Refusal
+from course_utils.endpoint.local import Local
+from course_utils.endpoint.refusals import ClientGone, Json, Refusal
 from course_utils.endpoint.upstream import MOST_CONNECTIONS, Upstream
 
 MOST_BYTES = 1_000_000

@@ -10,9 +10,9 @@ import json
 from collections.abc import AsyncIterator, Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
-from course_utils.endpoint.local import ClientGone
-from course_utils.endpoint.refusals import Json, Refusal, wrong
+from course_utils.endpoint.refusals import ClientGone, Json, Refusal, wrong
 from course_utils.endpoint.wishes import Size, read
 
 BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
@@ -50,7 +50,7 @@ class Upstream:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             # the caller decides how long to wait; no proxy on the way to this machine's own ports
             timeout=httpx.Timeout(None, connect=10),
-            trust_env="://127.0.0.1" not in self.address,
+            trust_env=urlsplit(self.address).hostname not in ("127.0.0.1", "localhost"),
             limits=httpx.Limits(max_connections=MOST_CONNECTIONS),
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from course_utils.checks import Wrong
-from course_utils.endpoint.gateway import http_library
+from course_utils.endpoint.upstream import http_library
 
 PATIENCE = 10  # seconds for an answer that comes back in milliseconds when it is right
 
