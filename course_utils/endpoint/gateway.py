@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,13 @@ class Gateway:
         headers: dict[str, str] = {}
         try:
             response = await self.answer(request, headers)
-        except Refusal as no:
+        except ClientGone:
+            return
+        except Exception as error:
+            no = error if isinstance(error, Refusal) else unforeseen(error)
             headers |= no.headers
             body = json.dumps(no.body())
             response = Response(body, no.status, media_type="application/json")
-        except ClientGone:
-            return
         response.headers.update(headers)
         await response(scope, receive, send)
 
@@ -155,6 +157,12 @@ class Gateway:
             say(LOADING)
             await asyncio.to_thread(self.back.load)
         say(READY)
+
+
+def unforeseen(error: Exception) -> Refusal:
+    """The refusal for a fault of this server; the log has the rest."""
+    traceback.print_exception(error)
+    return Refusal(500, "server_error", f"This server has a fault: {type(error).__name__}.")
 
 
 def unknown(method: str, path: str) -> Refusal:

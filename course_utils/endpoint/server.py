@@ -174,23 +174,7 @@ def launch(told: dict[str, Any], model: str, said_by: str) -> Server:
         )
     key = secrets.token_urlsafe(24)  # 192 bits
     told = {"keys": {"": key}, **told, "model": model}
-    # Its own session: an interrupt meant for a cell must not end the server.
-    windows = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    hidden = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "course_utils.endpoint.gateway"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env={**environment, **QUIET_THREADS, "HF_HUB_OFFLINE": "1"},
-        cwd=Path(__file__).parents[2],
-        start_new_session=not windows,
-        creationflags=windows,
-    )
+    process = _gateway()
     server = Server(
         "", next(iter(told["keys"].values())), model, said_by, "folder" in told, process
     )
@@ -206,6 +190,27 @@ def launch(told: dict[str, Any], model: str, said_by: str) -> Server:
     _no_proxy_to_loopback()
     explain_errors(server)
     return server
+
+
+def _gateway() -> "subprocess.Popen[str]":
+    """The gateway's process, which waits for its settings."""
+    # Its own session: an interrupt meant for a cell must not end the server.
+    windows = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    hidden = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    return subprocess.Popen(
+        [sys.executable, "-m", "course_utils.endpoint.gateway"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**environment, **QUIET_THREADS, "HF_HUB_OFFLINE": "1"},
+        cwd=Path(__file__).parents[2],
+        start_new_session=not windows,
+        creationflags=windows,
+    )
 
 
 def _read(server: Server, said: "queue.Queue[str]") -> None:
