@@ -21,6 +21,7 @@ from course_utils import data, models
 from course_utils.endpoint import connections
 from course_utils.endpoint import server as endpoint
 from course_utils.endpoint.lending import Bucket, Learner, Lending
+from course_utils.endpoint.local import Local
 from course_utils.endpoint.prompts import Prompts
 from course_utils.endpoint.refusals import Refusal
 from course_utils.endpoint.wishes import asked
@@ -302,6 +303,14 @@ def test_what_is_left_out_is_the_models_own_setting():
     assert wish().temperature == 0
     found = asked({"temperature": 1}, room=50, usual=own, vocabulary=100)
     assert (found.temperature, found.top_p, found.top_k) == (1, 1, 0)
+
+
+def test_a_model_that_still_loads_asks_for_patience():
+    """A learner whose first request comes too early: it is told when to come back."""
+    with pytest.raises(Refusal, match="still loading") as caught:
+        asyncio.run(Local(models.POCKET, "pocket_llama").wish({"messages": messages("Hi")}))
+    assert caught.value.status == 503
+    assert int(caught.value.headers["Retry-After"]) >= 1
 
 
 # -- with one --------------------------------------------------------------------------------------
