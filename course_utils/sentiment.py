@@ -5,13 +5,14 @@ is scored by the same `evaluate`. This module knows neither servers nor notebook
 """
 
 import math
-import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from course_utils.errors import CourseError
+from course_utils.replies import UNPARSED, parser
 from course_utils.settings import static
 
 Messages = list[dict[str, str]]
@@ -19,12 +20,7 @@ Complete = Callable[[Messages], str]
 CompleteBatch = Callable[[list[Messages]], list[str]]
 
 LABELS = ("Positive", "Negative", "Neutral")
-UNPARSED = "unparsed"
 SYSTEM = "You are a helpful assistant that analyzes sentiment."
-WORDS = re.compile(r"\b(positive|negative|neutral)\b", re.IGNORECASE)
-DENIED = re.compile(
-    r"\b(?:not|isn't|never|neither|nor)\s+(?:\w+\s+)?(?:positive|negative|neutral)\b", re.I
-)
 
 
 def messages(review: str, system: str | None = SYSTEM) -> Messages:
@@ -51,28 +47,22 @@ def messages(review: str, system: str | None = SYSTEM) -> Messages:
     return [{"role": "system", "content": system}, *asked] if system else asked
 
 
-def parse_label(reply: str) -> str:
-    """The label a reply gives, or `UNPARSED`: never a guess.
-
-    Accepts one word, JSON, or a sentence, as long as exactly one of the labels is named and it is
-    not denied ("not positive").
+def parse_label(reply: Any) -> str:
+    """The one of `LABELS` that a reply states, or `UNPARSED`: see `replies`.
 
     >>> parse_label("The sentiment is positive.")
     'Positive'
-    >>> parse_label("Positive or negative, who knows?")
+    >>> parse_label("This isn't positive.")
     'unparsed'
     """
-    first = WORDS.match(reply.strip(" \t\n\"'*`"))
-    if first and not WORDS.search(reply.strip(" \t\n\"'*`")[first.end() :]):
-        return first[1].capitalize()
-    named = {word.capitalize() for word in WORDS.findall(reply)}
-    if len(named) == 1 and not DENIED.search(reply):
-        return named.pop()
-    return UNPARSED
+    return parser(LABELS)(reply)
 
 
 def interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share of `right` in `total` (E. B. Wilson, 1927)."""
+    """Wilson's 95 % interval for a share of `right` in `total` (E. B. Wilson, 1927).
+
+    Written out, since importing scipy.stats for it takes longer than any lesson's setup.
+    """
     if total == 0:
         return 0.0, 1.0
     z, share = 1.96, right / total
@@ -139,16 +129,17 @@ def evaluate(
     examples: Iterable[tuple[str, str]],
     progress: bool = True,
     system: str | None = SYSTEM,
+    minutes: float | None = None,
 ) -> Score:
-    """Ask `complete` about every (review, label) and keep score."""
-    from tqdm.auto import tqdm
+    """Ask `complete` about every (review, label) and keep score; `minutes` as below."""
 
-    score = Score()
-    quiet = static() or not progress
-    for review, true in tqdm(list(examples), unit="review", disable=quiet, leave=False):
-        reply = complete(messages(review, system))
-        score.rows.append((review, true, parse_label(reply), reply))
-    return score
+    def one_by_one(chats: list[Messages]) -> list[str]:
+        return [complete(chat) for chat in chats]
+
+    def ask(review: str) -> Messages:
+        return messages(review, system)
+
+    return evaluate_batch(one_by_one, examples, 1, progress, ask, minutes=minutes)
 
 
 def evaluate_batch(
@@ -158,6 +149,7 @@ def evaluate_batch(
     progress: bool = True,
     ask: Callable[[str], Messages] = messages,
     parse: Callable[[str], str] = parse_label,
+    minutes: float | None = None,
 ) -> Score:
     """`evaluate`, `size` reviews at a time: several times faster, same score.
 
@@ -168,19 +160,53 @@ def evaluate_batch(
         progress: whether to show a bar.
         ask: review → messages.
         parse: reply → label or `UNPARSED`.
+        minutes: stop before the batch that would run over them, and print how many reviews fitted;
+            one batch is always scored. The first reviews count, so bring them mixed.
     """
     from tqdm.auto import tqdm
 
     pairs, score = list(examples), Score()
-    quiet = static() or not progress
+    quiet, started = static() or not progress, time.monotonic()
     with tqdm(total=len(pairs), unit="review", disable=quiet, leave=False) as bar:
         for start in range(0, len(pairs), size):
+            each = (time.monotonic() - started) / max(1, start)
+            if minutes is not None and start and each * (start + size) > 60 * minutes:
+                print(f"{start} of {len(pairs)} reviews: as many as fit into {minutes:g} minutes")
+                break
             some = pairs[start : start + size]
             replies = complete([ask(review) for review, _ in some])
             for (review, true), reply in zip(some, replies, strict=True):
-                score.rows.append((review, true, parse(reply), reply))
+                text = reply if isinstance(reply, str) else ""  # some servers send null
+                score.rows.append((review, true, parse(text), text))
             bar.update(len(some))
     return score
+
+
+def check_chat(chat: Any) -> None:
+    """Raise `CourseError` unless `chat` is a list of messages, each with a role and a text."""
+    example = '[{"role": "user", "content": "I love it"}]'
+    if isinstance(chat, str):
+        raise CourseError(
+            f"A chat is a list of messages, and this is a text: {chat[:60]!r}.",
+            "A chat model is told who says what: each text comes with a role.",
+            f"Pass {example}, or what messages(review) makes of a review.",
+        )
+    if not isinstance(chat, list | tuple) or not chat:
+        raise CourseError(
+            f"A chat is a list with at least one message, not {repr(chat)[:60]}.",
+            "",
+            f"Pass a list like {example}.",
+        )
+    for message in chat:
+        role, content = (
+            (message.get("role"), message.get("content")) if isinstance(message, dict) else (0, 0)
+        )
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise CourseError(
+                f"A message has no text: {repr(message)[:80]}",
+                "A message is a dictionary with a role and a content, and both are plain text.",
+                f"Write each message as in {example}.",
+            )
 
 
 def check_room(model: Any, tokens: int, room: int) -> None:
@@ -203,7 +229,7 @@ def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
         **generate: settings for `model.generate`; greedy and 20 new tokens by default.
 
     Raises:
-        CourseError: (when called) the messages do not fit into the model's context.
+        CourseError: (when called) these are no messages, or they do not fit into the context.
     """
     import torch
 
@@ -211,6 +237,7 @@ def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def complete(messages: Messages) -> str:
+        check_chat(messages)
         inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(model.device)
@@ -237,6 +264,8 @@ def local_batch(model: Any, tokenizer: Any, **generate: Any) -> CompleteBatch:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def complete(chats: list[Messages]) -> list[str]:
+        for chat in chats:
+            check_chat(chat)
         rows = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
         longest = max(map(len, rows["input_ids"]))
         check_room(model, longest, settings["max_new_tokens"])
@@ -269,7 +298,9 @@ def label_probabilities(model: Any, tokenizer: Any, messages: Messages) -> dict[
     """
     import torch
 
+    check_chat(messages)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    check_room(model, len(prompt["input_ids"]), 8)  # 8: room for a label in any tokenizer
     spellings: dict[tuple[int, ...], str] = {}
     for label in LABELS:
         for word in (label, f" {label}", label.lower(), f" {label.lower()}"):

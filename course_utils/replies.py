@@ -1,0 +1,326 @@
+"""A model's reply → one of the labels, or `UNPARSED`: built so that it cannot guess.
+
+A label is read where the whole reply is the label, where a JSON field says it, or where a sentence
+states it ("The review is positive.", "Sentiment: Positive"). What stands around that must be of
+forms known here. Everything else is unparsed: denials, doubts, questions, two labels, words that
+only occur. The forms are English; the labels may be any. It knows neither models nor lessons.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+UNPARSED = "unparsed"
+
+# What a label can be the name of, what has been labelled, and words that may stand before these.
+THINGS = (
+    "sentiment|label|answer|class|category|classification|verdict|result|output|prediction|polarity"
+    "|tone|rating|type|kind|topic|intent|emotion|mood|attitude|feeling|opinion|status|priority"
+    "|decision|conclusion|assessment|response|judge?ment|urgency|language"
+)
+TEXTS = (
+    "reviews?|text|message|note|e-?mail|comment|tweet|post|sentence|statement|passage|document"
+    "|article|headline|feedback|ticket|question|request|input|example|paragraph|customer|reviewer"
+    "|author|writer|user|speaker"
+)
+_MORE = r"overall|final|given|above|following|general|predicted|correct|detected|provided|analysis"
+_BEFORE = (
+    rf"(?:(?:the|this|that|your|my|its|their)\s+)?(?:(?:{_MORE}|(?:{TEXTS}|{THINGS})(?:'s)?)\s+)"
+    r"{0,3}"
+)
+_NAME = rf"{_BEFORE}(?:{THINGS}|{TEXTS})(?:\s+QUOTE)?"
+_OF = rf"(?:\s+(?:(?:expressed|conveyed)\s+)?(?:of|for|in|by|behind)\s+(?:{_NAME}|QUOTE)){{0,2}}"
+_NAMED, _KEY = _NAME + _OF, rf"{_BEFORE}(?:{THINGS}|analysis){_OF}"  # only an answer has a colon
+_SUBJECT = rf"(?:it|this|that|{_NAMED}(?:\s+here)?)"
+_AS = r"(?:classified|labell?ed|categori[sz]ed|considered|rated)\s+(?:as\s+)?"
+_IS = rf"(?:(?:\s+(?:is|was)|'s)\s*(?:\s{_AS}|:)?|\s+(?:can|would|should)\s+be\s+{_AS})"
+_SAY = r"(?:i\s+would|i'd|i)\s+(?:say|call|classify|label|rate|categori[sz]e|consider)(?:\s+that)?"
+_VERY = "very|clearly|definitely|strongly|overwhelmingly|highly|extremely|certainly|obviously"
+_FIRST = r"(?:sure|certainly|of course|okay|ok|overall|in (?:summary|conclusion|short))[,!:]\s*"
+_GIVEN = (
+    r"(?:(?:based on|given|after|according to|considering)\s[^,]{1,90}|yes|no|therefore|thus),\s"
+)
+_WHY = r",?\s(?:because|since|due to|based on|as (?:it|the|they|he|she|this))\s"
+_SURE = r"\s*\((?:confidence|certainty|probability|score)\b[^()]*\)"
+
+# What takes an answer back or leaves it open, and what may follow one without doing so.
+_DOUBT = re.compile(
+    r"\b(?:unable|unclear|uncertain|unsure|not sure|hard to|difficult|impossible|maybe|perhaps"
+    r"|might|may|could|possibly|probably|opposite|reverse|wrong|false|untrue|incorrect|mistake\w*"
+    r"|error|kidding|jok\w+|sarcas\w+|iron(?:y|ic\w*)|lie[ds]?|suppos\w+|if|unless|whether|or"
+    r"|pretend\w*|doubt\w*|guess\w*|neither|nor|instead|mixed|ambiguous|depends?|disagree|ignore"
+    r"|(?:do not|don't) know(?=\W*$|,)|would be|would have|should be|less|contrary|undecided|except"
+    r"|(?:cannot|can't|can not|couldn't|could not|won't|will not|wouldn't|would not|don't|do not)"
+    r"\s(?:\w+\s)?(?:say|tell|determine|decide|judge|be|call|classify|agree|assess|answer|label"
+    r"|confirm|think|believe|rate|consider|return|output))\b"
+)
+_NOT = re.compile(
+    r"\b(?:not|no|never|nothing|none|hardly|barely|without|far from|anything but|other than)\b"
+    r"|n't\b"
+)
+_AFTER = re.compile(
+    r"(?:the|this|it|they|he|she|there|because|since|as|due|based|words?|both|also|customers?"
+    r"|reviewers?|additionally)\s|(?:reason|reasoning|explanation|rationale)\s*:"
+)
+_ASKS = re.compile(r"(?:is|was|are|does|do|did|has|should|would|what|which|how|why|who|when)\b")
+_OFFER = re.compile(
+    r"(?:would you like|do you (?:want|have|need)|is there anything|how (?:can|may) i|can i (?:help"
+    r"|assist)|let me know|feel free|please let me|thank|i'm (?:glad|happy|here))\b"
+)
+_CONFIDENCE = re.compile(r"(?:confidence|certainty|probability)(?: score| level)?\s*[:=]\s*\S+")
+_LABELLED = re.compile(rf"(?:it|this|that|these|the\s(?:{THINGS}|{TEXTS}))\b")
+
+_PAIRS = dict(zip("\"'`*_“‘«„([", "\"'`*_”’»“)]", strict=True))
+_CROSSED = set("👎❌✗✘🚫☐✖❎❓❔⁉")  # a label beside one of these may be a refusal
+_OPEN = set("?？:…~/\\|+-=%&<>^")  # an answer that ends like this goes on, or is none
+_THOUGHT = re.compile(r"^.*</(think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
+
+
+def parser(labels: Sequence[str]) -> Callable[[Any], str]:
+    """`parse` for labels of any names: reply → the label it states, or `UNPARSED`.
+
+    >>> parser(["bug", "bug report"])("Category: bug report.")
+    'bug report'
+    >>> parser(["bug", "bug report"])("It is not a bug.")
+    'unparsed'
+    """
+    return _parser(tuple(labels))
+
+
+@cache
+def _parser(labels: tuple[str, ...]) -> Callable[[Any], str]:
+    """The parser of these labels."""
+    reader = _Reader(labels)
+
+    def parse(reply: Any) -> str:
+        """The label that the reply states, or `UNPARSED`; no text is unparsed as well."""
+        if not isinstance(reply, str):
+            return UNPARSED
+        text = _visible(_THOUGHT.sub("", reply))
+        if re.match(r"\s*<(think|thinking|reasoning)>", text, re.IGNORECASE):
+            return UNPARSED  # cut off before it answered
+        whole = reader.whole(text)
+        return whole or reader.in_json(text) or reader.stated(text) or UNPARSED
+
+    return parse
+
+
+def _visible(text: str) -> str:
+    """In Unicode's composed form, without characters that cannot be seen."""
+    return "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+
+
+def _picture(mark: str) -> bool:
+    """Whether a character is an emoji or the like, and not one that refuses."""
+    kind = unicodedata.category(mark)
+    return (kind in ("So", "Sk") and mark not in _CROSSED and mark != "`") or mark == "\ufe0f"
+
+
+def _folded(text: str) -> str:
+    """As `_visible`, without capitals; every run of spaces is one."""
+    return re.sub(r"\s+", " ", _visible(text).casefold()).strip()
+
+
+class _Reader:
+    """What a set of labels makes of a text."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        """Prepare the forms for these labels."""
+        self.exact = {_visible(label).strip(): label for label in labels}
+        self.folded: dict[str, str] = {}
+        for label in labels:  # two that differ in capitals alone: neither is read without them
+            folded = _folded(label)
+            self.folded[folded] = label if self.folded.get(folded, label) == label else ""
+        names = sorted(filter(None, self.folded), key=len, reverse=True)
+        self.names = [label for label in names if self.folded[label]]
+        words = "|".join(map(_bounded, names))
+        self.mention = re.compile(words.replace(r"\ ", r"\s+") if words else r"(?!)")
+        # "very positive" is Positive only where no label is made of another
+        nested = any(a != b and a in b for a in names for b in names)
+        self.form = _form(r"(?!)" if nested else _VERY)
+
+    def whole(self, text: str) -> str:
+        """The label that the whole text is, whatever its wrapping; "" if it is none."""
+        text = text.strip()
+        for _ in range(8):
+            found = self.exact.get(text) or self.folded.get(_folded(text))
+            if found:
+                return found
+            less = _unwrapped(text)
+            if less == text:
+                break
+            text = less
+        return ""
+
+    def in_json(self, text: str) -> str:
+        """The label that a JSON object's fields give, like `{"sentiment": "positive"}`."""
+        start, end = text.find("{"), text.rfind("}") + 1
+        if start < 0 or end <= start:
+            return ""
+        before = re.sub(r"```\w*|\[\s*$", "", text[:start]).strip().casefold()
+        after = re.sub(r"```|^\s*\]", "", text[end:]).strip().casefold()
+        marked = self.mention.search(before) or self.mention.search(after)
+        if marked or _NOT.search(before) or not all(map(_opens, _sentences(before))):
+            return ""
+        if not all(_follows(sentence) for sentence in _sentences(after)):
+            return ""
+        try:
+            found = json.loads(text[start:end], object_pairs_hook=_Pairs)
+        except (ValueError, RecursionError):
+            return ""
+        said = {self.whole(value) for value in _answers(found, self.mention)}
+        return said.pop() if len(said) == 1 else ""
+
+    def stated(self, text: str) -> str:
+        """The label that sentences state, if what stands around them leaves it standing."""
+        said: set[str] = set()
+        for sentence in _sentences(self._marked(text)):
+            label = self._label_of(sentence)
+            if label:
+                said.add(label)
+            elif label is None or not (self._stands(said, sentence) if said else _opens(sentence)):
+                return ""
+        return said.pop() if len(said) == 1 else ""
+
+    def _stands(self, said: set[str], sentence: str) -> bool:
+        """Whether what was said still stands after a sentence that states nothing."""
+        named = {self._name(n) for n in _marks(sentence)}
+        if named - said or (named and _NOT.search(sentence)):
+            return False
+        return _follows(re.sub(r"\ue000\d+\ue001", "it", sentence))
+
+    def _label_of(self, sentence: str) -> str | None:
+        """The label a sentence states, "" where it states none; None: two labels, or a denial."""
+        if len({self._name(n) for n in _marks(sentence)}) > 1:
+            return None
+        stated = self.form.fullmatch(sentence)
+        if not stated:
+            first, joint, last = _rsplit(r",\s(?:but|so|and)\s", sentence)
+            stated = self.form.fullmatch(last) if joint else None
+            if not stated or not _opens(first + "."):
+                return ""
+        why, end = stated["why"] or stated["more"] or "", stated["end"] or ""
+        if "?" in why or _marks(why) or (stated["more"] and not _follows(why)):
+            return None
+        if _DOUBT.search(stated["given"] or "") or ".." in end or (_OPEN | _CROSSED) & set(end):
+            return None
+        return self._name(next(n for n in _marks(sentence)))
+
+    def _name(self, number: int) -> str:
+        """The label behind a mark's number; "" for a mark that two labels share."""
+        return self.folded[self.names[number]] if number >= 0 else ""
+
+    def _marked(self, text: str) -> str:
+        """The text in small letters, every label in it as a mark, markdown and quotes taken off."""
+        text = re.sub(r"[’‘]", "'", "".join(c for c in text.casefold() if not _picture(c)))
+        text = self.mention.sub(self._mark, text)
+        text = re.sub(r"\*+|`+|__+|^#+\s|^[-•]\s|\\boxed(?=\{)", "", text, flags=re.M)
+        text = re.sub(r"[\"'“”«»(\[{](\ue000\d+\ue001)([.!,]?)[\"'“”«»)\]}]", r"\1\2", text)
+        text = re.sub(rf"<({THINGS})>\s*(\ue000\d+\ue001)\s*</\1>", r"\1: \2", text)
+        return re.sub(r"[\"“«]([^\"“”«»\ue000]{3,})[\"”»]", "QUOTE", text)
+
+    def _mark(self, found: re.Match[str]) -> str:
+        """A label's mark; of two labels that differ in capitals alone, a word that is no form."""
+        name = _folded(found[0])
+        known = self.folded.get(name)
+        return f"\ue000{self.names.index(name)}\ue001" if known else "\ue002"
+
+
+def _bounded(label: str) -> str:
+    """A pattern for a label as a word of its own; scripts without spaces have no such bounds."""
+    left, right = (r"(?<!\w)", r"(?!\w)") if label.isascii() else ("", "")
+    return (left if label[0].isalnum() else "") + re.escape(label) + right
+
+
+def _form(very: str) -> re.Pattern[str]:
+    """The sentences that state a label, given the words that may stand before one."""
+    label = (
+        rf"(?:an?\s+)?(?:(?:{very})\s+)?\ue000\d+\ue001(?:\s+(?:one|{THINGS}|{TEXTS}))?"
+        r"(?:\s+in\s+(?:nature|tone|sentiment))?"
+    )
+    subject = rf"(?:i\s+(?:think|believe)\s+(?:that\s+)?)?{_SUBJECT}{_IS}\s*"
+    say = rf"{_SAY}\s+(?:{_SUBJECT}\s+)?(?:as\s+)?|{_SAY}\s+{_SUBJECT}{_IS}\s*"
+    subject = rf"(?P<given>{_GIVEN})?(?:{subject}|{say})"
+    key = rf"(?:(?:here is|here's)\s+)?(?:{_KEY}|a)\s*(?:[:：=]|[-=]>|→|\s[-–—]\s)\s*"
+    has = rf"{_SUBJECT}\s+(?:has|expresses|conveys|shows|indicates|reflects)\s+(?=an?\s)"
+    more = rf"(?:{_SURE})?(?:{_WHY}(?P<why>.+)|(?:\s[-–—]|:)\s(?P<more>.+)|(?P<end>[\W_]*))"
+    return re.compile(rf"(?:{_FIRST})?(?:{subject}|{key}|{has})?{label}{more}", re.DOTALL)
+
+
+def _unwrapped(text: str) -> str:
+    """The text without one layer of quotes, brackets, markdown, closing mark, bullet or emoji."""
+    if len(text) > 2 and _PAIRS.get(text[0]) == text[-1]:
+        return text[1:-1].strip()
+    if re.search(r"[^.…][.。।]$|[!！,;]$", text):
+        return text[:-1].strip()
+    if text[:1] in "\"'`" or text[-1:] in "\"'`":
+        return text.strip("\"'`").strip()
+    for edge, less in ((text[:1], text[1:]), (text[-1:], text[:-1])):
+        if edge and _picture(edge):
+            return less.strip()
+    return re.sub(r"^[-•#*]+\s+(?=[^\W\d])", "", text)
+
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of a text; a question keeps its mark, a finished one its full stop."""
+    parts = re.findall(r"[^\n]+?(?:[.!?。！？…]+(?=[\"')\]]*(?:\s|$))[\"')\]]*|$|(?=\n))", text)
+    return [part.strip() for part in parts if part.strip(" \t.!。-=_")]
+
+
+def _marks(text: str) -> list[int]:
+    """The numbers of the labels marked in a text."""
+    return [int(n) for n in re.findall(r"\ue000(\d+)\ue001", text)] + [-1] * text.count("\ue002")
+
+
+def _opens(sentence: str) -> bool:
+    """Whether a sentence before an answer leaves it open what the answer will be."""
+    if "?" in sentence or _marks(sentence) or _DOUBT.search(sentence) or _CROSSED & set(sentence):
+        return False
+    if any(c.isdigit() for c in sentence) and not any(c.isalpha() for c in sentence):
+        return False  # "1." before a label: one of a list
+    unfinished = sentence[-1:] not in ".!。"  # "This isn't", and the label on the next line
+    if unfinished and _ASKS.match(sentence):
+        return False
+    last = " ".join(sentence.split()[-6 if unfinished else -1 :])
+    return not _NOT.search(last) or (not unfinished and len(sentence.split()) == 1 == len(last) - 2)
+
+
+def _follows(sentence: str) -> bool:
+    """Whether a sentence after an answer lets it stand: a reason, a confidence, an offer."""
+    if _OFFER.match(sentence) or _CONFIDENCE.fullmatch(sentence.strip(" .")):
+        return True
+    if not any(c.isalnum() for c in sentence):
+        return "?" not in sentence and not _CROSSED & set(sentence)
+    if not _AFTER.match(sentence) or "?" in sentence or _DOUBT.search(sentence):
+        return False
+    return not (_LABELLED.match(sentence) and _NOT.search(sentence))
+
+
+def _rsplit(pattern: str, text: str) -> tuple[str, str, str]:
+    """What stands before the last match, the match, and what stands after it."""
+    found = list(re.finditer(pattern, text))
+    if not found:
+        return "", "", text
+    return text[: found[-1].start()], found[-1][0], text[found[-1].end() :]
+
+
+class _Pairs(list[Any]):
+    """A JSON object as its pairs, so that a key given twice is seen twice."""
+
+
+def _answers(found: Any, mention: re.Pattern[str]) -> list[str]:
+    """The texts of the fields that are named like an answer, of objects inside objects too."""
+    said: list[str] = []
+    for key, value in found if isinstance(found, _Pairs) else ():
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).casefold()
+        words = re.sub(r"[\W_]+", " ", words).strip()
+        value = value[0] if type(value) is list and len(value) == 1 else value
+        if isinstance(value, _Pairs):
+            said += _answers(value, mention)
+        elif re.fullmatch(rf"(?:(?:{_MORE}|{TEXTS}|{THINGS}) ?)*\b(?:{THINGS})(?: name)?", words):
+            text = str(value) if type(value) in (int, str) else ""
+            said += [text] if mention.search(text.casefold()) else []
+    return said
