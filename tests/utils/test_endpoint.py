@@ -45,13 +45,6 @@ def own(monkeypatch, server):
     return monkeypatch
 
 
-def free_port():
-    """A TCP port on loopback that nobody listens on right now."""
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return probing.getsockname()[1]
-
-
 def answer(server):
     client = OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=120)
     reply = client.chat.completions.create(model=server.model, messages=CHAT, temperature=0)

@@ -49,13 +49,6 @@ def client(server):
     return OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=120)
 
 
-def free_port():
-    """A TCP port on loopback that nobody listens on right now."""
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return probing.getsockname()[1]
-
-
 @cache
 def prompts():
     """The prompts of Pocket Llama."""
