@@ -1,7 +1,7 @@
 # make lab        set up, then open JupyterLab at the first lesson (ARGS="--port 9000" and the like)
-# make test       set up, then lint, types, unit tests and every notebook
-# make test-slow  the slow tests: full tier, GPTQ, AutoGPTQ, resumed training
-# make test-gptq  GPTQ and AutoGPTQ, each in its environment: quantize, save, reload, exchange
+# make test       set up, then lint, types, imports, quick tests and every notebook: some minutes
+# make test-slow  the tests that make test leaves out, as far as this machine can run them
+# make test-all   both, GPTQ and AutoGPTQ included; nothing is left out without a written reason
 # make gptq       add GPTQ to the set-up, for lesson 04 (needs a C compiler)
 # make autogptq   make AutoGPTQ's own environment, for lesson 04
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
@@ -11,6 +11,7 @@
 #                 with an index that has CPU builds, TORCH=torch takes the newest of them)
 # make colab      the same on a look-alike of Google Colab, with its versions
 # make browser    drive JupyterLab in headless Chromium, screenshots in build/browser
+# make links      whether the web pages that the course links to are still there
 # make slides     the lessons as slides, in build/slides
 # make site       the lessons as a web site, in build/site
 # make record     record Pocket Llama's ladder on this machine, for lesson 04's reference runs
@@ -19,24 +20,47 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: lab test test-slow test-gptq gptq autogptq notebooks validate matrix newest colab browser slides site record model clean
+# The environment is whole where its Python starts and finds the course in this very folder, and no
+# installation was killed half-way. Else it is made anew: after the folder moved, after Python was
+# replaced by another version, after a power cut. What pip has downloaded stays in pip's cache.
+WHOLE := $(shell [ ! -e .venv/unfinished ] && $(BIN)/python -I -c 'import importlib.util as u, os, sys; s = u.find_spec("course_utils"); sys.exit(not s or not os.path.samefile(os.path.dirname(os.path.dirname(s.origin)), "."))' 2>/dev/null && echo yes)
 
-$(BIN)/python:
+# $(call install,WHAT): pip, with a mark beside it that only a killed one leaves behind.
+define install
+@touch .venv/unfinished
+$(PIP) install $(1) || { rm -f .venv/unfinished; exit 1; }
+@rm -f .venv/unfinished
+endef
+
+.PHONY: lab test test-slow test-all gptq autogptq notebooks validate matrix newest colab browser links slides site record model clean
+
+ifneq ($(WHOLE),yes)
+.PHONY: .venv/lab.done
+endif
+
+.venv/lab.done: pyproject.toml constraints.txt
+ifneq ($(WHOLE),yes)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This course needs Python 3.11 or newer; yours is %d.%d. Try: make lab PYTHON=python3.12" % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
-
-.venv/lab.done: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e ".[lab]"
+	@[ ! -e .venv ] || echo "The environment in .venv is not whole, or was made elsewhere: it is made anew."
+	@echo "Setting up the course in .venv: some 2 GB of packages, once. It takes minutes; pip says below what it does."
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+endif
+	$(call install,-c constraints.txt -e ".[lab]")
 	@touch $@
 
 # Without GPTQ (no C compiler) the tests that need it are skipped, and say so.
 .venv/test.done: .venv/lab.done
-	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus]"
+	@echo "Adding what the tests need, and GPTQ: some minutes, once."
+	$(call install,-q -c constraints.txt -e ".[lab$(comma)test$(comma)corpus]")
 	-$(BIN)/python -m course_utils setup gptq
 	@touch $@
 
+comma := ,
+
 lab: .venv/lab.done
-	$(BIN)/python -m course_utils lab $(ARGS)
+	@echo "Starting JupyterLab …"
+	@$(BIN)/python -m course_utils lab $(ARGS)
 
 gptq: .venv/lab.done
 	$(BIN)/python -m course_utils setup gptq
@@ -53,11 +77,14 @@ test: .venv/test.done
 
 test-slow: .venv/test.done
 	-$(BIN)/python -m course_utils setup autogptq
-	$(BIN)/python -m pytest -m slow tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
 
-# Unlike the targets above it fails where an environment cannot be made: nothing is skipped.
-test-gptq: .venv/test.done gptq autogptq
-	$(BIN)/python -m pytest -m slow tests/utils/test_gptq.py tests/utils/test_autogptq.py tests/utils/test_memory.py tests/staff/test_record.py
+# It fails where an environment cannot be made and where a test is skipped for a reason that
+# tests/skips.toml does not have.
+test-all: export COURSE_SKIPS = listed
+test-all: test gptq autogptq
+	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus,site]"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 -m slow tests
 
 notebooks: .venv/test.done
 	$(BIN)/python -m course_staff notebooks run
@@ -81,6 +108,9 @@ colab: .venv/test.done
 browser: .venv/test.done
 	$(PIP) install -q -c constraints.txt -e ".[browser]"
 	COURSE_BROWSER=build/browser $(BIN)/python -m pytest tests/browser
+
+links: .venv/test.done
+	$(BIN)/python -m tests.links --web
 
 slides site: .venv/lab.done
 	$(PIP) install -q -c constraints.txt -e ".[site]"

@@ -2,6 +2,7 @@
 
 validate [NOTEBOOK…] [--report FOLDER]   whether every notebook still runs and is true
 notebooks run|cards [NOTEBOOK…]          execute and store; or write cards and badges alone
+real [NOTEBOOK…] [--cards]               all lessons on SmolLM2: errors, minutes, labels read
 publish slides|site FOLDER               the lessons as slides or as a web site
 record …                                 a reference run on this machine (`record --help`)
 serve [--port N] [--key WORD] [--limit N]   one endpoint for a whole class
@@ -12,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from course_staff import classroom, publish
-from course_staff.notebooks import store as notebooks
+from course_staff import classroom, publish, real
+from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
 from course_utils import settings
@@ -22,6 +23,8 @@ from course_utils.errors import CourseError
 
 def run_validation(args: argparse.Namespace) -> int:
     """Execute and compare notebooks, write the report; 1 where one does not pass."""
+    if args.report:
+        report.prepare(args.report)
     found = validate.validate(args.notebooks)
     for problem in found["between"]:
         print(problem)
@@ -33,10 +36,15 @@ def run_validation(args: argparse.Namespace) -> int:
 
 def keep_notebooks(args: argparse.Namespace) -> int:
     """Execute and store notebooks, or write what they share; 1 where a cell failed."""
-    paths = [path.resolve() for path in args.notebooks] or notebooks.every()
-    failed = notebooks.run(paths) if args.what == "run" else notebooks.write_cards(paths)
-    notebooks.write_tables()
+    paths = [path.resolve() for path in args.notebooks] or store.every()
+    failed = keeping.run(paths) if args.what == "run" else keeping.write_cards(paths)
+    tables.write_tables()
     return int(bool(failed))
+
+
+def run_on_a_real_model(args: argparse.Namespace) -> int:
+    """Run notebooks on SmolLM2; 1 where a cell fails or too few replies hold a label."""
+    return real.main(args.notebooks, args.cards)
 
 
 def publish_lessons(args: argparse.Namespace) -> int:
@@ -54,7 +62,7 @@ def serve(args: argparse.Namespace) -> int:
 
 def rewrite_address(args: argparse.Namespace) -> int:
     """Rewrite the repository's address and name the changed files."""
-    changed = notebooks.rewrite_address(args.url)
+    changed = address.rewrite_address(args.url)
     print("\n".join(changed) or "Nothing to change: this is the address already.")
     return 0
 
@@ -76,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("what", choices=["run", "cards"])
     one.add_argument("notebooks", nargs="*", type=Path, help="default: all")
     one.set_defaults(run=keep_notebooks)
+
+    one = commands.add_parser("real", help="all lessons on SmolLM2")
+    one.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    one.add_argument("--cards", action="store_true", help="write the small tier's row of the cards")
+    one.set_defaults(run=run_on_a_real_model)
 
     one = commands.add_parser("publish", help="slides or a web site from what is stored")
     one.add_argument("what", choices=["slides", "site"])

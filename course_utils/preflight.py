@@ -4,15 +4,15 @@
 `preflight.show()` shows it as a table. It says whether a key is there, never its value.
 """
 
-import html
 import importlib.metadata
 import platform
 import sys
 from typing import Any
 from urllib.parse import urlsplit
 
-from course_utils import __version__, data, machine, models, plots, settings
+from course_utils import __version__, data, machine, models, settings
 from course_utils.errors import CourseError
+from course_utils.plots import Shown, table
 
 Json = dict[str, Any]
 DISTRIBUTION = "open-llms-hands-on"
@@ -146,7 +146,7 @@ def _tier() -> Json:
     host = urlsplit(_api_address()).netloc
     return {
         "tier": settings.tier(),
-        "model": "Pocket Llama" if settings.tier() == "pocket" else settings.model_name(),
+        "model": models.spoken_name(),
         "api": "a server on this machine, started by lesson 01" if own_server else host,
         "api_model": settings.api_model(),
     }
@@ -226,10 +226,9 @@ def _lacks_of_machine(found: Json) -> list[Json]:
     here = found["machine"]
     tight = [lesson["lesson"] for lesson in found["lessons"] if not lesson["fits"]]
     if tight:
-        full = found["tier"]["tier"] == "full"
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
-        if full:
-            step = f"Name a smaller model (COURSE_MODEL={models.SMALL}), use a GPU, or unset it."
+        if found["tier"]["tier"] == "full":
+            step = f"Name a smaller model (COURSE_MODEL={settings.SMALL}), use a GPU, or unset it."
         what = f"Memory is too small at present for lesson {', '.join(tight)}."
         lacks.append(_lack(what, step, True))
     if here["disk_free_gib"] < 1:
@@ -278,9 +277,6 @@ def _lacks_of_access(found: Json) -> list[Json]:
     return lacks
 
 
-# -- as text and as a table ----------------------------------------------------------------------
-
-
 def _facts(found: Json) -> list[tuple[str, str]]:
     """(name, value) lines for people."""
     here, tier = found["machine"], found["tier"]
@@ -311,12 +307,9 @@ def _facts(found: Json) -> list[tuple[str, str]]:
     ]
 
 
-LESSON_HEAD = ("lesson", "needs", "runs in", "download", "here")
-
-
-def _lesson_rows(found: Json) -> list[list[str]]:
-    """One row for each lesson, under `LESSON_HEAD`."""
-    return [
+def _lesson_table(found: Json) -> Shown:
+    """One row for each lesson."""
+    rows = [
         [
             f"{row['lesson']} {row['title']}",
             row["needs"],
@@ -326,6 +319,7 @@ def _lesson_rows(found: Json) -> list[list[str]]:
         ]
         for row in found["lessons"]
     ]
+    return table(("lesson", "needs", "runs in", "download", "here"), rows, numbers=False)
 
 
 def as_text(found: Json) -> str:
@@ -334,7 +328,7 @@ def as_text(found: Json) -> str:
     width = max(len(name) for name, _ in facts)
     blocks = ["\n".join(f"{name:{width}}  {value}" for name, value in facts)]
     if found["lessons"]:
-        blocks.append(plots.as_text(LESSON_HEAD, _lesson_rows(found), numbers=False))
+        blocks.append(_lesson_table(found).text)
     lines = []
     for lack in found["lacks"]:
         lines += [f"{'! ' if lack['stops'] else '- '}{lack['what']}", f"  Next: {lack['next']}"]
@@ -345,25 +339,12 @@ def as_text(found: Json) -> str:
     return "\n\n".join([*blocks, "\n".join(lines)])
 
 
-def _table(rows: list[list[str]], head: tuple[str, ...] = ()) -> str:
-    """An HTML table; cells are escaped, the notebook's own colours are kept."""
-    left = ' style="text-align:left"'
-    lines = ["<table>"]
-    if head:
-        lines.append("<tr>" + "".join(f"<th{left}>{html.escape(h)}</th>" for h in head) + "</tr>")
-    for row in rows:
-        cells = "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{cells}</tr>")
-    return "\n".join([*lines, "</table>"])
-
-
-def show() -> plots.Shown:
+def show() -> Shown:
     """The preflight as tables in a notebook, as text anywhere else."""
     found = report()
-    lacks = [[lack["what"], lack["next"]] for lack in found["lacks"]]
-    parts = [_table([list(fact) for fact in _facts(found)])]
+    parts = [table(("what", "here"), _facts(found), numbers=False)]
     if found["lessons"]:
-        parts.append(_table(_lesson_rows(found), LESSON_HEAD))
-    if lacks:
-        parts.append(_table(lacks, ("missing", "what to do")))
-    return plots.Shown(as_text(found), html="\n".join(parts))
+        parts.append(_lesson_table(found))
+    if lacks := [(lack["what"], lack["next"]) for lack in found["lacks"]]:
+        parts.append(table(("missing", "what to do"), lacks, numbers=False))
+    return Shown(as_text(found), html="\n".join(part.html for part in parts))

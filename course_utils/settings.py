@@ -2,7 +2,8 @@
 
 | variable | meaning | default |
 | --- | --- | --- |
-| `COURSE_MODEL` | `pocket`, a hub id, or a folder with a Llama-family chat model | `pocket` |
+| `COURSE_MODEL` | `pocket`, `smollm2`, a hub id or a folder with such a chat model | `pocket` |
+| `COURSE_CACHE` | the folder that `get smollm2` unpacks into | `open-llms-hands-on` in `HF_HOME` |
 | `COURSE_API_MODEL` | the model's name at the API | the first on offer; at OpenAI `gpt-4.1-mini` |
 | `OPENAI_API_KEY` | key for the API lesson | none: a local server is started |
 | `OPENAI_BASE_URL` | any OpenAI-compatible server | OpenAI's own |
@@ -18,7 +19,10 @@ from pathlib import Path
 
 from course_utils.errors import CourseError
 
-POCKET = "pocket"
+POCKET, SMALL = "pocket", "smollm2"
+SMALL_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# set beside HF_HUB_OFFLINE where the course set that, and not the learner
+SWITCHED_OFF = "COURSE_SWITCHED_THE_HUB_OFF"
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -30,15 +34,21 @@ QUIET = {
 QUIET_LOGGERS = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
 
 
+def known(name: str) -> str:
+    """A model's name as the course writes it: `pocket` and `smollm2` in any writing."""
+    name = name.strip().strip("'\"")
+    ours = {"": POCKET, POCKET: POCKET, SMALL: SMALL, SMALL_ON_HUB.lower(): SMALL}
+    return ours.get(name.lower(), name)
+
+
 def model_name() -> str:
-    """`pocket`, a hub id or a folder: which model the local lessons use."""
-    name = os.environ.get("COURSE_MODEL", "").strip().strip("'\"")
-    return POCKET if name.lower() in ("", POCKET) else name
+    """`pocket`, `smollm2`, a hub id or a folder: which model the local lessons use."""
+    return known(os.environ.get("COURSE_MODEL", ""))
 
 
 def tier() -> str:
-    """`pocket` where the bundled model is used, `full` where the learner named another."""
-    return "pocket" if model_name() == POCKET else "full"
+    """`pocket` with the bundled model, `small` with SmolLM2, `full` with any other."""
+    return {POCKET: "pocket", SMALL: "small"}.get(model_name(), "full")
 
 
 def api_is_local() -> bool:
@@ -94,8 +104,10 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    if tier() == "pocket":
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if tier() == "pocket" and "HF_HUB_OFFLINE" not in os.environ:
+        os.environ["HF_HUB_OFFLINE"] = os.environ[SWITCHED_OFF] = "1"
+    elif tier() != "pocket" and os.environ.pop(SWITCHED_OFF, ""):
+        os.environ.pop("HF_HUB_OFFLINE", "")  # JupyterLab was started in the pocket tier
     if static():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 from course_staff.validation import validate
 
@@ -60,7 +61,7 @@ def run(python: Path, notebook: Path, env: Mapping[str, str]) -> list[str]:
     done = subprocess.run(
         [python, "-m", "course_staff.validation.cells", notebook],
         cwd=notebooks.ROOT,
-        env={**notebooks.environment(), **env},
+        env={**executing.environment(), **env},
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -1,1 +1,1 @@
-"""Keeping the notebooks: executing, cleaning, cards, badges, the rules they obey."""
+"""Keeping the notebooks: where they are, executing, cleaning, cards, badges, their rules."""

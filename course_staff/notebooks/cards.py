@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+TIERS = ("pocket", "small", "full")  # the rows of a card; every lesson has the first
 BEGIN, END = "<!-- lessons: begin -->", "<!-- lessons: end -->"
 
 
@@ -54,12 +55,11 @@ def markdown(course: Json) -> str:
         "",
         "| tier | runs on | run time | peak memory | download | cost | gated |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        _tier_row("pocket", course["pocket"]),
+        *(_tier_row(tier, course[tier]) for tier in TIERS if tier in course),
     ]
-    if "full" in course:
-        lines.append(_tier_row("full", course["full"]))
-        note = _no_math(course["full"].get("note", ""))
-        lines += ["", f"*{note}*"] if note else []
+    for tier in TIERS:
+        if note := course.get(tier, {}).get("note"):
+            lines += ["", f"*{_no_math(note)}*"]
     return "\n".join(lines)
 
 

@@ -8,17 +8,15 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from course_staff.notebooks import cards, store as notebooks
+from course_staff.notebooks import cards, cleaning, shared, store, tables
 from course_utils import checks
 
 IGNORE = "nbval-ignore-output"
 RAISES = "raises-exception"
-HIDDEN = "hide-output"  # until run: it answers a question that the lesson asks first
-TAGS = {IGNORE, RAISES, HIDDEN, "exercise", "setup"}
+TAGS = {IGNORE, RAISES, cleaning.HIDDEN, cleaning.FOLDED, "exercise", "setup"}
 REASON = "# not compared: "
 SCREEN = 40  # lines of code that fit a screen
 EXERCISES, HINTS, QUESTIONS = range(3, 6), 3, range(4, 7)
@@ -39,7 +37,7 @@ PRIVATE = ("OPENAI_API_KEY", "HF_TOKEN")
 
 def problems(path: Path) -> list[str]:
     """Everything wrong with a stored notebook, one sentence each; empty where it is fine."""
-    return faults(notebooks.read(path), notebooks.key(path))
+    return faults(store.read(path), store.key(path))
 
 
 def faults(notebook: Any, name: str) -> list[str]:
@@ -64,26 +62,25 @@ def copy_faults(notebook: Any) -> list[str]:
 def problems_between() -> list[str]:
     """What is wrong between the files: lists and tables that do not fit the notebooks."""
     found = []
-    names = [notebooks.key(path) for path in notebooks.every()]
+    names = [store.key(path) for path in store.every()]
     for name in sorted(set(ignored_cells()) - set(names)):
         found.append(f"ignored_cells.toml: there is no notebook {name}")
-    for path in notebooks.lessons():
-        if f"solutions/{notebooks.key(path)}" not in names:
+    for path in store.lessons():
+        if f"solutions/{store.key(path)}" not in names:
             found.append(f"{path.name}: no notebook with its solutions")
-    table = cards.readme_table(notebooks.courses())
-    if f"{cards.BEGIN}\n{table}\n{cards.END}" not in (notebooks.ROOT / "README.md").read_text(
+    table = cards.readme_table(tables.courses())
+    if f"{cards.BEGIN}\n{table}\n{cards.END}" not in (store.ROOT / "README.md").read_text(
         encoding="utf-8"
     ):
         found.append("README.md: its table is not what the notebooks say; run make notebooks")
-    if notebooks.LESSONS.read_text(encoding="utf-8") != notebooks.lessons_json():
+    if store.LESSONS.read_text(encoding="utf-8") != tables.lessons_json():
         found.append("data/lessons.json: is not what the notebooks say; run make notebooks")
     return found
 
 
-@cache
 def ignored_cells() -> dict[str, dict[str, str]]:
     """The reasons in notebooks/ignored_cells.toml: {notebook key: {cell id: reason}}."""
-    path = notebooks.FOLDER / "ignored_cells.toml"
+    path = store.FOLDER / "ignored_cells.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -158,8 +155,8 @@ def _metadata(notebook: Any) -> Iterator[str]:
     for repeated in sorted({str(one) for one in ids if ids.count(one) > 1}):
         yield f"cell {repeated}: the id is not the only one of its name"
     for cell in notebook.cells:
-        if set(cell.metadata) - {"tags"}:
-            yield f"cell {cell.id}: metadata other than tags"
+        if cell.metadata != cleaning.metadata(_tags(cell)):
+            yield f"cell {cell.id}: metadata other than its tags ask for; run notebooks cards"
         for tag in sorted(set(_tags(cell)) - TAGS):
             yield f"cell {cell.id}: unknown tag {tag}"
         if any(output.get("metadata") for output in cell.get("outputs", [])):
@@ -188,11 +185,11 @@ def _ignored(notebook: Any, listed: dict[str, str]) -> Iterator[str]:
 
 def _shared_cells(notebook: Any, name: str) -> Iterator[str]:
     """The badge, the card and the setup cell are what `notebooks cards` writes."""
-    title = notebooks.cell_by_id(notebook, "title")
-    if title is None or notebooks.badge(name) not in title.source.splitlines():
+    title = store.cell_by_id(notebook, "title")
+    if title is None or shared.badge(name) not in title.source.splitlines():
         yield "cell title: no badge that opens this very notebook; run notebooks cards"
-    setup = notebooks.cell_by_id(notebook, "setup")
-    if setup is None or setup.source != notebooks.setup_source():
+    setup = store.cell_by_id(notebook, "setup")
+    if setup is None or setup.source != shared.setup_source():
         yield "cell setup: is not the standard one; run notebooks cards"
     elif setup is not _code(notebook)[0]:
         yield "cell setup: is not the first code cell"
@@ -200,15 +197,17 @@ def _shared_cells(notebook: Any, name: str) -> Iterator[str]:
         return
     course = notebook.metadata.get("course", {})
     missing = sorted(
-        [*(COURSE_KEYS - set(course)), *(TIER_KEYS - set(course.get("pocket", TIER_KEYS)))]
-        + list(TIER_KEYS - set(course.get("full", TIER_KEYS)))
+        {
+            *(COURSE_KEYS - set(course)),
+            *(key for tier in cards.TIERS for key in TIER_KEYS - set(course.get(tier, TIER_KEYS))),
+        }
     )
     if missing:
         yield f"metadata: the card lacks {', '.join(missing)}"
         return
     if not name.startswith(f"{course['lesson']}_"):
         yield f"metadata: lesson {course['lesson']} is stored as {name}"
-    card = notebooks.cell_by_id(notebook, "card")
+    card = store.cell_by_id(notebook, "card")
     if card is None or card.source != cards.markdown(course):
         yield "cell card: is not what the metadata say; run notebooks cards"
 

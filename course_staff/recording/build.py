@@ -7,7 +7,7 @@ model; what it says is noise.
 
 from typing import Any
 
-from course_staff.recording import checkpoints as record_gptq
+from course_staff.recording import checkpoints
 from course_utils.errors import CourseError
 from course_utils.memory import fit, predict, shapes
 from course_utils.memory.rungs import Rung, load_arguments, rung
@@ -28,7 +28,7 @@ def loaded(folder: str, rung_name: str, device: str) -> Any:
     fit.check_checkpoint(config, rung(rung_name))
     ready = getattr(config, "quantization_config", None)
     if ready and rung(rung_name).kind == "gptq":
-        return record_gptq.load(folder, device)
+        return checkpoints.load(folder, device)
     arguments = {} if ready else load_arguments(rung_name)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}, **arguments)

@@ -1,5 +1,6 @@
 """What a rung loses: the exam of lesson 04, for a reference run of a checkpoint."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from course_utils import data, sentiment
@@ -27,28 +28,35 @@ def labels(model: Any, tokenizer: Any, reviews: list[str]) -> list[str]:
     return found
 
 
-def measure(model: Any, folder: str, like: list[str] | None) -> tuple[dict[str, Any], list[str]]:
-    """The exam's results, and the labels themselves.
+@dataclass
+class Exam:
+    """The exam for all rungs of one checkpoint, whose `folder` has the tokenizer.
 
-    Args:
-        model: a chat model on any rung.
-        folder: with its tokenizer.
-        like: the labels of the fp16 rung, where it came before.
-
-    Returns:
-        `perplexity` of 60 reviews, `right` of `reviews`, and `same_as_fp16`, a share or None.
+    It keeps the fp16 rung's labels, so that later rungs can be held against them.
     """
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    examples = data.reviews(REVIEWS)
-    given = labels(model, tokenizer, [review for review, _ in examples])
-    same = [a == b for a, b in zip(given, like or [], strict=False)]
-    result = {
-        "perplexity": round(perplexity(model, tokenizer, [r for r, _ in examples[:READ]]), 3),
-        "reviews": len(examples),
-        "right": sum(a == true for a, (_, true) in zip(given, examples, strict=True)),
-        "same_as_fp16": sum(same) / len(same) if same else None,
-    }
-    return result, given
+    folder: str
+    of_fp16: list[str] | None = None
+
+    def sat_by(self, model: Any, rung_name: str) -> dict[str, Any]:
+        """The results of a chat model on this rung.
+
+        Returns:
+            `perplexity` of 60 reviews, `right` of `reviews`, and `same_as_fp16`, a share; None
+            where the fp16 rung did not come before.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="left")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        examples = data.reviews(REVIEWS)
+        given = labels(model, tokenizer, [review for review, _ in examples])
+        same = [a == b for a, b in zip(given, self.of_fp16 or [], strict=False)]
+        if rung_name == "fp16":
+            self.of_fp16 = given
+        return {
+            "perplexity": round(perplexity(model, tokenizer, [r for r, _ in examples[:READ]]), 3),
+            "reviews": len(examples),
+            "right": sum(a == true for a, (_, true) in zip(given, examples, strict=True)),
+            "same_as_fp16": sum(same) / len(same) if same else None,
+        }

@@ -7,7 +7,7 @@ model with double quantization (arXiv 2305.14314).
 import statistics
 from typing import Any
 
-from course_staff.recording import speed as record_speed
+from course_staff.recording import speed
 from course_utils.errors import CourseError
 from course_utils.memory import measured as memory
 
@@ -67,7 +67,7 @@ def measure(model: Any, ids: Any, method: str, rank: int, checkpointing: bool) -
         optimizer = torch.optim.AdamW(trained, lr=1e-4)
         _step(model, optimizer, ids)
         _step(model, optimizer, ids)
-    taken = record_speed.seconds(lambda: _step(model, optimizer, ids), str(ids.device), STEPS)
+    taken = speed.seconds(lambda: _step(model, optimizer, ids), str(ids.device), STEPS)
     return {
         "method": method,
         "rank": rank,

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from course_staff.notebooks.store import Peak
+from course_staff.notebooks.executing import Peak
 
 Json = dict[str, Any]
 CELL_SECONDS = 600
@@ -113,7 +113,7 @@ class Watch:
         if call.when != "call":
             return
         cell = item.cell
-        outcome: Json = {"cell": cell.get("id", str(item.cell_num))}
+        outcome: Json = {"cell": cell.get("id") or cell.metadata.get("id") or str(item.cell_num)}
         fresh = item.test_outputs or []
         if call.excinfo is not None and call.excinfo.typename != "Skipped":
             outcome |= judged(item, self.stored, fresh, call.excinfo.value)

@@ -1,15 +1,21 @@
 """The report of `validate`, written: one HTML file that opens in any browser, one JSON file.
 
-It knows the report's data only (see `validate.validate`); it runs nothing.
+It knows the report's data only (see `validate.validate`); it runs nothing. Differences are shown
+by difflib: nbdime compares two notebooks on disk, and here one side never was on disk.
 """
 
+import contextlib
 import html
 import json
+import tempfile
 from difflib import HtmlDiff
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from course_staff.notebooks import store
 from course_staff.validation.validate import KINDS
+from course_utils.errors import CourseError
 
 Json = dict[str, Any]
 LINES, WIDTH = 200, 60  # of an output: more is not read, and takes long to compare
@@ -36,14 +42,26 @@ pre { overflow-x: auto; border-left: 3px solid var(--line); padding-left: .8rem;
 """
 
 
+def folded(text: str) -> list[str]:
+    """A text in lines of at most `WIDTH` characters: difflib's own folding fails on long ones."""
+    return [
+        line[start : start + WIDTH]
+        for line in text.splitlines()
+        for start in range(0, max(1, len(line)), WIDTH)
+    ]
+
+
 def difference(stored: str, fresh: str) -> str:
-    """What is stored beside what came out now, as an HTML table."""
-    old, new = ([line for line in text.splitlines()] for text in (stored, fresh))
+    """What is stored beside what came out now, as an HTML table, from the first difference on."""
+    old, new = folded(stored), folded(fresh)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
+    left_out = max(0, same - 2)
+    old, new = old[left_out:], new[left_out:]
     cut = max(len(old), len(new)) > LINES
-    table = HtmlDiff(tabsize=4, wrapcolumn=WIDTH).make_table(
+    table = HtmlDiff(tabsize=4).make_table(
         old[:LINES], new[:LINES], "stored", "now", context=True, numlines=2
     )
-    note = f"<p>Only the first {LINES} lines are compared here.</p>" if cut else ""
+    note = f"<p>Only {LINES} lines from the first difference on are shown.</p>" if cut else ""
     heads = "<tr><th>stored</th><th>now</th></tr>"
     body = table.partition("<tbody>")[2].partition("</tbody>")[0]
     return f'<div class="wide"><table class="diff">{heads}{body}</table></div>{note}'
@@ -118,11 +136,37 @@ def as_html(report: Json) -> str:
     return "\n".join(parts) + "\n"
 
 
+def prepare(folder: Path) -> None:
+    """Make the report's folder, before the minutes of running; what it holds stays.
+
+    Raises:
+        CourseError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CourseError(
+            f"No report can be written into {folder}.",
+            f"{error.strerror}.",
+            "Name another folder after --report.",
+        ) from None
+
+
 def write(report: Json, folder: Path) -> Path:
-    """Write `report.html` and `report.json` into `folder`, made where missing; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    (folder / "report.json").write_text(text, encoding="utf-8")
-    page = folder / "report.html"
-    page.write_text(as_html(report), encoding="utf-8")
+    """Write `report.html` and `report.json` into `folder`; returns the page.
+
+    Both or none: what cannot be written leaves no older report behind that could pass for it.
+
+    Raises:
+        CourseError: the disk is full, or the folder cannot be written to.
+    """
+    page, data = folder / "report.html", folder / "report.json"
+    texts = {data: json.dumps(report, indent=1, ensure_ascii=False) + "\n", page: as_html(report)}
+    prepare(folder)
+    for old in texts:
+        with contextlib.suppress(OSError):  # `put` says why
+            old.unlink(missing_ok=True)
+    store.put(texts)
     return page

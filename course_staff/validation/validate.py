@@ -2,13 +2,12 @@
 
     python -m course_staff validate [NOTEBOOK or FOLDER…] [--report FOLDER]
 
-Each notebook is executed in a process of its own (`validate_cells`, which lets nbval compare),
-two at a time, in the pocket tier; the stored file is read for what can be wrong without running
-it (`notebook_checks`); time and memory are held against its card. The verdict is a plain dict,
-written as HTML and JSON by `validate_report`.
+Each notebook is executed in a process of its own (`cells`, which lets nbval compare), two at a
+time, in the pocket tier; the stored file is read for what can be wrong without running it
+(`notebooks.checks`); time and memory are held against its card. The verdict is a plain dict,
+written as HTML and JSON by `report`.
 """
 
-import calendar
 import json
 import platform
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from course_staff.notebooks import checks as notebook_checks
-from course_staff.notebooks import store as notebooks
+from course_staff.notebooks import executing, store
 from course_utils import machine
 from course_utils.errors import CourseError
 
@@ -46,8 +45,8 @@ def found(arguments: Sequence[Path]) -> list[Path]:
     Raises:
         CourseError: a name is no notebook, or there is none.
     """
-    if not arguments and notebooks.every():
-        return notebooks.every()
+    if not arguments and store.every():
+        return store.every()
     paths = []
     for given in arguments:
         if given.is_dir():
@@ -72,19 +71,17 @@ def found(arguments: Sequence[Path]) -> list[Path]:
 
 def name_of(path: Path) -> str:
     """A notebook's name in the report: its key in the course, else its path as it was given."""
-    return notebooks.key(path) if path.resolve() in notebooks.every() else path.as_posix()
+    return store.key(path) if path.resolve() in store.every() else path.as_posix()
 
 
 def stored_problems(path: Path) -> list[str]:
     """What is wrong with the stored file. A copy outside the course need not have its cards."""
     try:
-        if path.resolve() in notebooks.every():
+        if path.resolve() in store.every():
             return notebook_checks.problems(path)
-        return notebook_checks.copy_faults(notebooks.read(path))
+        return notebook_checks.copy_faults(store.read(path))
     except CourseError as error:
         return [str(error)]
-    except Exception as error:  # whatever nbformat says of a file that is no notebook
-        return [f"cannot be read: {type(error).__name__}: {error}"]
 
 
 def over_card(card: Json, seconds: float, peak_bytes: int, slower: float = SLOWER) -> list[str]:
@@ -120,7 +117,7 @@ def executed(path: Path, env: Mapping[str, str], kernel: str | None, tick: Calla
     process = subprocess.Popen(
         [*command, *([kernel] if kernel else [])],
         env={**env, "PYTHONUTF8": "1"},
-        cwd=notebooks.ROOT,
+        cwd=store.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -156,8 +153,8 @@ def verdict(path: Path, problems: list[str], ran: Json, slower: float = SLOWER) 
         slower: how many times the minutes of its card it may take.
     """
     try:
-        card = notebooks.read(path).metadata.get("course", {})
-    except Exception:  # said already among the problems
+        card = store.read(path).metadata.get("course", {})
+    except CourseError:  # said already among the problems
         card = {}
     changed = [cell for cell in ran["cells"] if "kind" in cell]
     over = over_card(card, ran["seconds"], ran["peak_bytes"], slower)
@@ -177,8 +174,8 @@ def verdict(path: Path, problems: list[str], ran: Json, slower: float = SLOWER) 
 def _size(path: Path) -> tuple[float, int]:
     """(minutes on the card, code cells) of a notebook; nothing where it cannot be read."""
     try:
-        notebook = notebooks.read(path)
-    except Exception:
+        notebook = store.read(path)
+    except CourseError:
         return 0.0, 0
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     return notebook.metadata.get("course", {}).get("pocket", {}).get("run_minutes", 0.1), cells
@@ -206,7 +203,7 @@ def run(
     from tqdm.auto import tqdm
 
     threads = max(1, machine.cores() // at_once)
-    full = {**notebooks.environment(), "OMP_NUM_THREADS": str(threads)}
+    full = {**executing.environment(), "OMP_NUM_THREADS": str(threads)}
     sizes = {path: _size(path) for path in paths}
     longest_first = sorted(set(paths), key=lambda path: -sizes[path][0])
     with (
@@ -246,24 +243,18 @@ def versions() -> Json:
     return have
 
 
-def now() -> str:
-    """The time in UTC, for a report."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-
-
-def report(results: list[Json], made: str, have: Json, between: Sequence[str] = ()) -> Json:
+def report(results: list[Json], began: float, have: Json, between: Sequence[str] = ()) -> Json:
     """The whole report, as data.
 
     Args:
         results: the verdicts.
-        made: when it was begun, as `now()` gives it.
+        began: when, as `time.time()` gives it.
         have: `versions()` of the environment in which the notebooks ran.
         between: what is wrong between the files.
     """
-    began = calendar.timegm(time.strptime(made, "%Y-%m-%d %H:%M:%S UTC"))
     return {
         "passed": all(result["passed"] for result in results) and not between,
-        "made": made,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(began)),
         "seconds": round(time.time() - began),
         "versions": have,
         "between": list(between),
@@ -290,7 +281,7 @@ def validate(arguments: Sequence[Path]) -> Json:
             "It compares the notebooks, and is an optional part of the course.",
             'Run: pip install -c constraints.txt -e ".[test]"',
         )
-    paths, made = found(arguments), now()
+    paths, began = found(arguments), time.time()
     results = run(paths)
     between = [] if arguments else notebook_checks.problems_between()
-    return report(results, made, versions(), between)
+    return report(results, began, versions(), between)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -52,7 +53,7 @@ def address(tmp_path_factory):
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    env = {k: v for k, v in os.environ.items() if k not in (*notebooks.STATIC, "JUPYTER_TOKEN")}
+    env = {k: v for k, v in os.environ.items() if k not in (*executing.STATIC, "JUPYTER_TOKEN")}
     env["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
     env["COURSE_PROGRESS"] = str(home / "progress.json")
     command = [sys.executable, "-u", "-m", "course_utils", "lab", "--port", "0", "--no-browser"]

@@ -21,12 +21,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 from course_staff.validation import report as validate_report
 from course_staff.validation import validate
@@ -212,9 +214,9 @@ def work_explorers(machine: Path, page: Path) -> list[str]:
     """What goes wrong where the explorers are worked as widgets; empty where nothing does."""
     done = subprocess.run(
         [python_of(machine), "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
-        + ["-c", os.devnull, "--rootdir", machine, HERE.parent / "test_explorers.py"],
+        + ["-c", os.devnull, "--rootdir", machine, HERE.parent / "utils" / "test_explorers.py"],
         cwd=machine,
-        env={**notebooks.environment(), "COLAB_PAGE": str(page), "PYTHONPATH": str(HERE / "site")},
+        env={**executing.environment(), "COLAB_PAGE": str(page), "PYTHONPATH": str(HERE / "site")},
         capture_output=True,
         text=True,
     )
@@ -236,7 +238,7 @@ def main() -> int:
     pairs: dict[str, list[Path]] = {}
     for path in paths:
         pairs.setdefault(path.stem, []).append(path)
-    made, results = validate.now(), []
+    began, results = time.time(), []
     with tempfile.TemporaryDirectory(prefix="colab-") as temporary:
         folder = Path(temporary)
         os.environ["JUPYTER_PATH"] = temporary  # where this process finds the kernels
@@ -250,7 +252,7 @@ def main() -> int:
             "from course_staff.validation import validate; print(json.dumps(validate.versions()))"
         )
         have = json.loads(call(python_of(machine), "-c", code, cwd=folder))
-    report = validate.report(results, made, have, [f"explorers: {one}" for one in between])
+    report = validate.report(results, began, have, [f"explorers: {one}" for one in between])
     for problem in report["between"]:
         print(problem)
     print(validate.summary(report))

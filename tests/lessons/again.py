@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 
 VARIES, FAILS = "nbval-ignore-output", "raises-exception"
@@ -76,7 +77,7 @@ def faults(path: Path, at_the_end: bool = True) -> list[str]:
             shown = pairs[0] if pairs else (f"{len(old)} lines", f"{len(new)} lines")
             found.append(f"{cell.id}, {when}: {shown[0]!r} became {shown[1]!r}")
 
-    kept, wanted = dict(os.environ), notebooks.environment()
+    kept, wanted = dict(os.environ), executing.environment()
     os.environ.clear()
     os.environ.update(wanted)
     try:

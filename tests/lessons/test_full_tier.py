@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 from course_utils import data
 
@@ -111,7 +112,7 @@ def test_lesson_runs_on_another_llama(other_llama, number):
     client.execute(
         env={
             **os.environ,
-            **notebooks.environment(),
+            **executing.environment(),
             "COURSE_MODEL": str(other_llama),
             "HF_HUB_OFFLINE": "1",
         }

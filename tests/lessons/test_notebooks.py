@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from course_staff.notebooks import cards
+from course_staff.notebooks import address, cards, cleaning, shared
 from course_staff.notebooks import checks as notebook_checks
 from course_staff.notebooks import store as notebooks
 from course_utils import checks
@@ -188,7 +189,7 @@ def test_editor_leftovers_are_found(mine):
         "metadata: widgets does not belong there",
         "metadata: language_info should be the name alone",
         "metadata: the kernel should be python3",
-        f"cell {cell.id}: metadata other than tags",
+        f"cell {cell.id}: metadata other than its tags ask for",
         f"cell {cell.id}: unknown tag no-such-tag",
         f"cell {cell.id}: an output has metadata",
     ):
@@ -246,7 +247,7 @@ def test_a_changed_shared_cell_is_found(mine, cell_id):
     cell = notebooks.cell_by_id(mine, cell_id)
     cell.source = cell.source.replace("02_", "03_").replace(NAME, "01_api_calls") + "x"
     assert f"cell {cell_id}: " in says(mine)
-    notebooks.render(mine, NAME)
+    shared.render(mine, NAME)
     if cell_id != "title":
         assert f"cell {cell_id}: " not in says(mine)
 
@@ -294,22 +295,66 @@ def test_cleaning_leaves_what_the_cell_said():
         new_output("display_data", data={"text/plain": "x"}, metadata={"image/png": {"width": 1}}),
     ]
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}, "course": {"a": 1}})
-    notebooks.clean(notebook)
+    cleaning.clean(notebook)
     assert [o.get("text") for o in cell.outputs] == ["one\ntwo\n", None]
     assert cell.outputs[1].metadata == {}
     assert cell.metadata == {"tags": ["exercise"]}
     assert set(notebook.metadata) == {"kernelspec", "language_info", "course"}
 
 
+def test_a_tag_folds_a_cell_away_in_every_program():
+    """A learner who shall guess before the answer shows: in JupyterLab, on Colab, on the site."""
+    cells = [
+        new_code_cell("answer()", id="answer", metadata={"tags": ["hide-output"]}),
+        new_code_cell("pip()", id="long", metadata={"tags": ["hide-input", "hide-output"]}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    for _ in range(2):
+        cleaning.clean(notebook)
+    nbformat.validate(notebook)
+    answer, long = (cell.metadata for cell in notebook.cells)
+    assert answer == {
+        "tags": ["hide-output"],
+        "collapsed": True,
+        "jupyter": {"outputs_hidden": True},
+    }
+    assert long["jupyter"] == {"outputs_hidden": True, "source_hidden": True}
+    assert long["cellView"] == "form"
+    answer["tags"] = []
+    cleaning.clean(notebook)
+    assert notebook.cells[0].metadata == {}, "what no tag asks for does not stay"
+
+
+def test_a_fold_that_no_tag_asks_for_is_found(mine):
+    """A learner finds open what the author meant to be open: an editor's fold is not stored."""
+    cell = some(mine)
+    cell.metadata["jupyter"] = {"outputs_hidden": True}
+    assert f"cell {cell.id}: metadata other than its tags ask for" in says(mine)
+    cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+    cell.metadata["collapsed"] = True
+    assert "metadata other than" not in says(mine)
+
+
+@pytest.mark.parametrize("path", STORED, ids=notebooks.key)
+def test_the_first_screen_is_the_lesson(path):
+    """A learner without a network: no broken picture on top, no page of pip before the lesson."""
+    notebook = notebooks.read(path)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert not [text for text in texts if re.search(r"!\[[^\]]*\]\(http|<img[^>]+http", text)]
+    setup = notebooks.cell_by_id(notebook, "setup")
+    assert setup.metadata["jupyter"]["source_hidden"] and setup.metadata["cellView"] == "form"
+    assert setup.source.startswith("# @title "), "Colab's form shows this in place of the code"
+
+
 def test_a_setup_cell_is_put_before_the_first_code_cell():
     """A teacher who writes a new lesson gets badge and setup without copying them."""
     cells = [new_markdown_cell("# 09 New\n\nWhat it is.", id="title"), new_code_cell("1", id="a")]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    notebooks.render(notebook, "09_new")
-    notebooks.render(notebook, "09_new")
+    shared.render(notebook, "09_new")
+    shared.render(notebook, "09_new")
     assert [cell.id for cell in notebook.cells] == ["title", "setup", "a"]
     lines = notebook.cells[0].source.splitlines()
-    assert lines == ["# 09 New", "", notebooks.badge("09_new"), "", "What it is."]
+    assert lines == ["# 09 New", "", shared.badge("09_new"), "", "What it is."]
     assert lines[2].endswith("/blob/main/notebooks/09_new.ipynb)")
 
 
@@ -348,7 +393,7 @@ def test_one_command_moves_the_course_to_another_address(fork):
         )
         assert done.returncode == 0, done.stderr
     assert "Nothing to change" in done.stdout
-    old = notebooks.address().removeprefix("https://github.com/")
+    old = address.address().removeprefix("https://github.com/")
     for path in [fork / "pyproject.toml", fork / "README.md", *fork.glob("notebooks/**/*.ipynb")]:
         text = path.read_text(encoding="utf-8")
         assert old not in text, path.name
@@ -361,7 +406,7 @@ def test_one_command_moves_the_course_to_another_address(fork):
 def test_an_address_that_is_none(wrong):
     """An instructor's typo changes no file."""
     with pytest.raises(CourseError):
-        notebooks.rewrite_address(wrong)
+        address.rewrite_address(wrong)
 
 
 @pytest.mark.slow
@@ -371,8 +416,7 @@ def test_the_setup_cell_ends_in_a_message_where_the_course_cannot_be_had(tmp_pat
 
     cell = new_code_cell(
         "import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
-        "import os\nos.environ['COURSE_SOURCE'] = 'no-such-folder/course'\n"
-        + notebooks.setup_source()
+        "import os\nos.environ['COURSE_SOURCE'] = 'no-such-folder/course'\n" + shared.setup_source()
     )
     notebook = nbformat.v4.new_notebook(cells=[cell, new_code_cell("print('still here')")])
     resources = {"metadata": {"path": str(tmp_path)}}

@@ -1,6 +1,7 @@
 """The script that writes reference runs, on a tiny model and the CPU."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,8 +48,8 @@ def test_a_run_holds_what_the_lesson_shows(tiny, tmp_path, capsys):
     found = run(
         tmp_path, "--config", str(tiny), "--rungs", "fp16", "int8", "nf4-dq", "gptq-4bit-32g"
     )
-    assert found["made_by"] == "course_utils.record"
-    assert found["command"].startswith("python -m course_utils.record --config tiny.json")
+    assert found["made_by"] == "course_staff record"
+    assert found["command"].startswith("python -m course_staff record --config tiny.json")
     assert str(tmp_path) not in json.dumps(found)
     assert found["device"]["name"] and found["date"] and found["versions"]["torch"]
     assert found["model"]["weights"].startswith("random")
@@ -138,3 +139,28 @@ def test_a_gptq_rung_needs_a_checkpoint(tiny):
     """Someone who asks for random GPTQ weights: told that calibration makes them."""
     with pytest.raises(CourseError, match="cannot be made while loading"):
         record_build.streamed(predict.config(tiny), "gptq-4bit-32g", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "source", "kept"),
+    [
+        ("--model owner/name --out runs/today", "owner/name", "--model owner/name --out today"),
+        ("--model=owner/name --out=runs", "owner/name", "--model=owner/name --out=runs"),
+        ("--config llama-2-7b --rungs fp16 --out runs", "llama-2-7b", None),
+        ("--model {tmp}/mine --out {tmp}/a", "{tmp}/mine", "--model mine --out a"),
+        ("--out={tmp}/a --model={tmp}/mine", "{tmp}/mine", "--out=a --model=mine"),
+        ("--model pocket --batch 2 --out {tmp}", "pocket", "--model pocket --batch 2 --out {last}"),
+    ],
+)
+def test_the_recorded_command_can_be_run_again(tmp_path, words, source, kept):
+    """A reader who repeats a recording: a hub id keeps its owner, only folders go."""
+    (tmp_path / "mine").mkdir()
+    fill = {"tmp": tmp_path, "last": tmp_path.name}
+    given = words.format(**fill).split()
+    out = next(
+        word.removeprefix("--out=") if "=" in word else given[n + 1]
+        for n, word in enumerate(given)
+        if word.startswith("--out")
+    )
+    found = record.command(given, source.format(**fill), Path(out))
+    assert found == f"python -m course_staff record {(kept or words).format(**fill)}"

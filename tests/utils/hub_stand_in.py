@@ -18,12 +18,17 @@ DOWN = "owner/hub-is-down"
 
 
 @contextmanager
-def serve(repos: dict[str, dict[str, bytes]], claim: dict[str, int] | None = None) -> Iterator[str]:
+def serve(
+    repos: dict[str, dict[str, bytes]],
+    claim: dict[str, int] | None = None,
+    checksums: dict[str, str] | None = None,
+) -> Iterator[str]:
     """The address of a hub with these repositories ({name: {file: bytes}}) while the block runs.
 
     Args:
         repos: what there is. `GATED` asks for `TOKEN`; `DOWN` always answers 503.
         claim: sizes in bytes that the listing gives in place of the files' own.
+        checksums: SHA-256 that the listing gives in place of the weights' own.
     """
 
     class Hub(BaseHTTPRequestHandler):
@@ -77,7 +82,14 @@ def serve(repos: dict[str, dict[str, bytes]], claim: dict[str, int] | None = Non
                 tree = [{"type": "file", "path": f, "size": n, "oid": f} for f, n in sizes.items()]
                 self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
                 return
-            siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
+            siblings = []
+            for file, size in sizes.items():
+                entry: dict[str, object] = {"rfilename": file, "size": size}
+                if file.endswith(".safetensors"):  # what the hub keeps as a large file
+                    own = hashlib.sha256(files[file]).hexdigest()
+                    sha256 = (checksums or {}).get(file, own)
+                    entry["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 130}
+                siblings.append(entry)
             body = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False}
             self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
 

@@ -79,8 +79,16 @@ def test_the_label_says_tier_and_model(monkeypatch):
     """A learner always reads which model made a number."""
     monkeypatch.setenv("COURSE_MODEL", "")
     assert models.said_by() == "pocket tier, Pocket Llama"
-    monkeypatch.setenv("COURSE_MODEL", models.SMALL)
+    monkeypatch.setenv("COURSE_MODEL", models.TINY_LLAMA)
     assert models.said_by() == "full tier, TinyLlama-1.1B-Chat-v1.0"
+
+
+def test_the_small_model_is_named_before_it_is_fetched(tmp_path):
+    """A learner who names the small tier first reads the one command that fetches it."""
+    said = kernel("smollm2", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert "python -m course_utils get smollm2" in said
+    said = kernel("smollm2", tmp_path, "from course_utils import models; print(models.said_by())")
+    assert said == "small tier, SmolLM2-135M-Instruct\n"
 
 
 # -- folders -------------------------------------------------------------------------------------
@@ -172,7 +180,7 @@ def test_a_misspelt_name(name):
     """A learner's typo is named at once, with an example of what to write."""
     error = refused(name)
     assert repr(name) in error.what
-    assert models.SMALL in error.next_step
+    assert models.TINY_LLAMA in error.next_step
 
 
 def test_a_near_miss_is_suggested():
@@ -229,7 +237,7 @@ def test_an_unknown_model(tmp_path):
         said = kernel("TinyLama/TinyLlama-1.1B-Chat-v1.0", tmp_path, HF_ENDPOINT=hub)
         with_token = kernel("owner/none", tmp_path, HF_ENDPOINT=hub, HF_TOKEN=TOKEN)
     assert "There is no model 'TinyLama/TinyLlama-1.1B-Chat-v1.0' on the hub" in said
-    assert f"Did you mean {models.SMALL!r}?" in said
+    assert f"Did you mean {models.TINY_LLAMA!r}?" in said
     assert "There is no model 'owner/none'" in with_token
 
 
@@ -241,7 +249,7 @@ def test_a_gated_model(tmp_path):
     for said in (without, not_granted):
         assert "is gated" in said
         assert "Accept the licence" in said
-        assert models.SMALL in said
+        assert models.TINY_LLAMA in said
     assert "No HF_TOKEN is set" in without
     assert "accept a licence first" in not_granted
 

@@ -5,6 +5,7 @@ import io
 import pytest
 
 from course_utils import plots
+from course_utils.plots import table
 from course_utils.sentiment import UNPARSED, Score
 
 
@@ -18,6 +19,22 @@ def corner(png: bytes) -> tuple[int, ...]:
     from PIL import Image
 
     return Image.open(io.BytesIO(png)).convert("RGB").getpixel((2, 2))
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """The contrast of two colours, 1 to 21 (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour: tuple[int, ...]) -> float:
+        shares = [c / 255 for c in colour]
+        linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+        return sum(w * s for w, s in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.fixture
@@ -72,9 +89,11 @@ def test_pictures_do_not_change_from_run_to_run(score):
 
 
 def test_pictures_are_readable_on_a_dark_theme(score):
-    """A learner with a dark theme sees dark letters on white, not on nothing."""
+    """A learner sees dark letters on the picture's own grey, which does not glare at night."""
     for shown in (plots.confusion(score), plots.bars({"a": 1.0})):
-        assert corner(shown.png) == (255, 255, 255)
+        paper = corner(shown.png)
+        assert contrast(paper, rgb(plots.INK)) >= 7, "WCAG 2.2 asks for 7 at its highest level"
+        assert contrast(paper, (255, 255, 255)) > 1.1, "not as bright as a white page"
 
 
 def test_pictures_fit_the_page():
@@ -116,3 +135,26 @@ def test_a_strip_with_lengths_that_differ(wrong):
     """A learner's off-by-one is an error, not a strip with the last token missing."""
     with pytest.raises(ValueError):
         plots.token_strip(["a", "b"], **wrong)
+
+
+def test_a_table_is_the_same_in_html_and_text():
+    """A learner with a narrow window or a screen reader: every cell is there, markup is escaped."""
+    shown = plots.table(["what", "how\nmany"], [["<b>", "1\n(0 to 2)"], ["c", "10"]], ["* a & b"])
+    assert shown.text.splitlines() == [
+        "what    how many",
+        "<b>   1 (0 to 2)",
+        "c             10",
+        "* a & b",
+    ]
+    assert "1<br>(0 to 2)" in shown.html and "&lt;b&gt;" in shown.html and "a &amp; b" in shown.html
+
+
+def test_a_table_has_its_text():
+    """A learner with a screen reader, and the comparison in CI, get the table as plain text."""
+    shown = table(("rung", "size\nin MiB"), [("fp16", "256.57"), ("<nf4>", "111.03")], ["measured"])
+    lines = ["rung   size in MiB", "fp16        256.57", "<nf4>       111.03", "measured"]
+    assert repr(shown).splitlines() == lines
+    assert "size<br>in MiB" in shown.html, "a long head is broken, so that ten columns fit a page"
+    assert "&lt;nf4&gt;" in shown.html
+    with pytest.raises(ValueError):
+        table(("one", "two"), [("lonely",)])

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from course_staff.notebooks import executing
 from course_staff.notebooks import store as notebooks
 from course_utils import __main__ as commands
 from course_utils import machine, models, preflight
@@ -18,7 +19,7 @@ SECRET = "sk-" + "7" * 30
 
 def command(*args: str, **more: str) -> subprocess.CompletedProcess:
     """`python -m course_utils ...` as a learner runs it, with nothing set but `more`."""
-    env = {k: v for k, v in os.environ.items() if k not in notebooks.LEARNERS_OWN} | more
+    env = {k: v for k, v in os.environ.items() if k not in executing.LEARNERS_OWN} | more
     return subprocess.run(
         [sys.executable, "-m", "course_utils", *args],
         env=env,

@@ -36,6 +36,28 @@ def test_pocket_in_any_writing(by_hand, monkeypatch, value):
     assert settings.tier() == "pocket"
 
 
+@pytest.mark.parametrize(
+    "value", ["smollm2", "SmolLM2", " smollm2 ", "huggingfacetb/SmolLM2-135M-instruct"]
+)
+def test_smollm2_in_any_writing_is_the_small_tier(by_hand, monkeypatch, value):
+    """A learner who names the small model by either name gets its prompts and its label."""
+    monkeypatch.setenv("COURSE_MODEL", value)
+    assert (settings.tier(), settings.model_name()) == ("small", settings.SMALL)
+
+
+def test_a_lab_started_in_the_pocket_tier_can_go_online(by_hand, monkeypatch):
+    """A learner who names a model in a kernel started offline by the course can download it."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv(settings.SWITCHED_OFF, raising=False)
+    settings.prepare()
+    monkeypatch.setenv("COURSE_MODEL", "owner/name")
+    settings.prepare()
+    assert "HF_HUB_OFFLINE" not in settings.os.environ
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    settings.prepare()
+    assert settings.os.environ["HF_HUB_OFFLINE"] == "1", "the learner's own setting wins"
+
+
 def test_another_model_is_full_tier(by_hand, monkeypatch):
     """A learner who names a model sees the full tier's label on every result."""
     monkeypatch.setenv("COURSE_MODEL", "owner/name")

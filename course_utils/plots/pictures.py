@@ -1,36 +1,30 @@
 """Pictures for the lessons: one look, and beside every picture its numbers as text.
 
-Each function returns a `Shown`: a notebook shows the picture or the HTML, a terminal, a screen
-reader and the comparison of stored outputs get the text. White figures and coloured boxes with
-dark letters stay readable on a dark theme.
+Each function returns a `Shown`. Dark letters stand on a soft grey or on pale colours of their own,
+never on the page's: so they are readable in a light theme and do not glare in a dark one.
 """
 
-import base64
-import html
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
+from course_utils.plots.shown import INK, Shown, as_text, visible
 from course_utils.sentiment import LABELS, UNPARSED, Score
 
 # Okabe and Ito's colours, told apart by colour-blind readers too (jfly.uni-koeln.de/color)
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-PASTEL = ("#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#e0e7ff")
-STRONG = "#fdba74"
-INK = "#1f2328"
+PAPER = "#eceef1"
 WIDTH, HEIGHT, DPI = 8.0, 3.6, 110
 LOOK = {
     "figure.figsize": (WIDTH, HEIGHT),
     "figure.dpi": DPI,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.08,
-    "savefig.facecolor": "white",
-    "axes.facecolor": "white",
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -48,26 +42,6 @@ LOOK = {
 }
 
 
-class Shown:
-    """Something to look at, with its text: `html` or `png` for a notebook, `text` for the rest."""
-
-    def __init__(self, text: str, html: str = "", png: bytes = b"") -> None:
-        """Keep the text and one of the two richer forms."""
-        self.text, self.html, self.png = text, html, png
-
-    def __repr__(self) -> str:
-        """The text."""
-        return self.text
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        bundle = {"text/plain": self.text}
-        if self.html:
-            bundle["text/html"] = self.html
-        if self.png:
-            bundle["image/png"] = base64.b64encode(self.png).decode("ascii")
-        return bundle
-
-
 def _look() -> Any:
     """The course's matplotlib settings, a dict."""
     from cycler import cycler
@@ -83,7 +57,7 @@ def style() -> None:
 
 
 @contextmanager
-def _axes(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
+def canvas(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
     """A styled (figure, axes) of this size in inches, outside pyplot: nothing to close later."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -93,24 +67,11 @@ def _axes(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, A
         yield figure, figure.add_subplot()
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
     """The figure as PNG bytes; without the time or version, so that equal pictures are equal."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def as_text(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
-    """A table in plain text, the first column to the left, numbers to the right."""
-    table = [list(map(str, row)) for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = []
-    for row in table:
-        first, *rest = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1])]
-        cells += [cell.rjust(width) if numbers else cell.ljust(width) for cell, width in rest]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def _bar_end(axes: Any, y: float, length: float, text: str, whisker: Sequence[float]) -> None:
@@ -150,7 +111,7 @@ def bars(
     )
     names = list(dict.fromkeys(name for one in series.values() for name in one))
     height = max(1.4, 0.9 + 0.34 * len(names) * max(1.0, 0.75 * len(series)))
-    with _axes(height=height) as (figure, axes):
+    with canvas(height=height) as (figure, axes):
         for i, (label, one) in enumerate(series.items()):
             thick = 0.8 / len(series)
             rows = [y + (i - (len(series) - 1) / 2) * thick for y in range(len(names))]
@@ -168,7 +129,7 @@ def bars(
         axes.set(title=title, xlabel=unit)
         if len(series) > 1:
             figure.legend(loc="outside right upper")
-        png = _png(figure)
+        png = as_png(figure)
     head = [title or unit, *(label or unit for label in series)]
     table = [
         [name, *(number.format(one[name]) if name in one else "-" for one in series.values())]
@@ -190,7 +151,7 @@ def confusion(score: Score, title: str = "") -> Shown:
     given = [*labels, *([UNPARSED] if score.unparsed else [])]
     grid = [[counts.get((t, g), 0) for g in given] for t in true]
     most = max((n for row in grid for n in row), default=1)
-    with _axes(height=1.3 + 0.6 * len(true), width=1.9 + 1.25 * len(given)) as (figure, axes):
+    with canvas(height=1.3 + 0.6 * len(true), width=1.9 + 1.25 * len(given)) as (figure, axes):
         axes.imshow(grid or [[0]], cmap="Blues", vmin=0, vmax=most, aspect="auto")
         for y, row in enumerate(grid):
             for x, n in enumerate(row):
@@ -202,7 +163,7 @@ def confusion(score: Score, title: str = "") -> Shown:
         axes.title.set_fontsize(10)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        png = _png(figure)
+        png = as_png(figure)
     head = ["true \\ given", *given]
     rows = [[t, *map(str, row)] for t, row in zip(true, grid, strict=True)]
     return Shown(as_text(head, rows), png=png)
@@ -216,23 +177,27 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
         title: says what the picture shows.
 
     Returns:
-        The picture; its text names the token above one half after each layer, if there is one.
+        The picture; its text names the one that is most probable after each layer, "-" where all
+        stay below 0.05.
     """
     count = len(next(iter(values.values())))
-    with _axes() as (figure, axes):
+    top = max(max(line) for line in values.values())
+    with canvas() as (figure, axes):
         for name, line in values.items():
             axes.plot(range(count), line, marker="o", label=name.replace("$", r"\$"))
-        axes.axhline(0.5, color=PALETTE[6], linewidth=1, linestyle="--")
+        # flat probabilities are drawn larger, so that their order shows
         axes.set(title=title, xlabel="after layer (0: the embedding)", ylabel="probability")
-        axes.set(ylim=(-0.03, 1.03))
+        axes.set(ylim=(-0.03 * top, 1.03 if top > 0.5 else 1.2 * top))
         axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside right upper")
-        png = _png(figure)
+        png = as_png(figure)
     rows = []
     for i in range(count):
-        leader = [_visible(name) for name, line in values.items() if line[i] > 0.5]
-        rows.append([str(i), *(leader or ["-"])])
-    return Shown(as_text(["layer", "above one half"], rows, numbers=False), png=png)
+        name = max(values, key=lambda one: values[one][i])
+        high = values[name][i]
+        rows.append([str(i), *([visible(name), f"{high:.1f}"] if high >= 0.05 else ["-", ""])])
+    head = ["layer", "most probable", "probability"]
+    return Shown(as_text(head, rows, numbers=False), png=png)
 
 
 def curves(
@@ -257,7 +222,7 @@ def curves(
     Returns:
         The picture; its text names each line's first and last point.
     """
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         for name, points in lines.items():
             marker = "o" if len(points) < 15 else ""
             axes.plot([p for p, _ in points], [q for _, q in points], label=name, marker=marker)
@@ -266,95 +231,8 @@ def curves(
             axes.axhline(height, linestyle="--", label=name, color=colour)
         axes.set(title=title, xlabel=x, ylabel=y)
         figure.legend(loc="outside right upper")
-        png = _png(figure)
+        png = as_png(figure)
     ends = {name: (points[0][1], points[-1][1]) for name, points in lines.items() if points}
     ends.update({name: (height, height) for name, height in (level or {}).items()})
     rows = [[name, number.format(a), number.format(b)] for name, (a, b) in ends.items()]
     return Shown(as_text([title or y, "first", "last"], rows), png=png)
-
-
-def _visible(piece: str) -> str:
-    """A token's text with its line breaks and tabs made visible."""
-    return piece.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"
-
-
-def token_strip(
-    pieces: Sequence[str],
-    below: Sequence[object] | None = None,
-    mark: Collection[str] = (),
-    colours: Sequence[str] | None = None,
-) -> Shown:
-    """Tokens side by side, each in a coloured box, so that the borders between them show.
-
-    Args:
-        pieces: the tokens' texts, as from `tokenizer.convert_ids_to_tokens`.
-        below: something to write under each token, like its id or its probability.
-        mark: token texts to bring out, like the special tokens.
-        colours: one CSS colour for each token, where a colour means something; dark letters are
-            written on it. By default five pale colours take turns.
-
-    Returns:
-        The strip; its text is `<s>|▁I|▁love`, with `=` and what stands below after each token.
-
-    Raises:
-        ValueError: `below` or `colours` has another length than `pieces`.
-    """
-    under = [""] * len(pieces) if below is None else [str(b) for b in below]
-    back = list(colours or (PASTEL[i % len(PASTEL)] for i in range(len(pieces))))
-    boxes, words = [], []
-    for piece, note, colour in zip(pieces, under, back, strict=True):
-        word = _visible(piece)
-        words.append(f"{word}={note}" if note else word)
-        small = f'<br><span style="font-size:75%">{html.escape(note)}</span>' if note else ""
-        shade = STRONG if piece in mark else colour
-        boxes.append(
-            f'<span style="display:inline-block;padding:1px 4px;background-color:{shade};'
-            f'color:{INK}">{html.escape(word)}{small}</span>'
-        )
-        if piece.endswith("\n") or piece == "<0x0A>":
-            boxes.append("<br>")
-    strip = f'<div style="font-family:monospace;line-height:1.6">{" ".join(boxes)}</div>'
-    return Shown("|".join(words), html=strip)
-
-
-# Whose a token is in a rendered chat (see `chat_templates.pieces`)
-OWNERS = {
-    "special": STRONG,
-    "format": "#e5e7eb",
-    "system": "#ddd6fe",
-    "user": "#bfdbfe",
-    "assistant": "#bbf7d0",
-}
-
-
-def chat_strip(pieces: Sequence[tuple[str, str]]) -> Shown:
-    """The tokens of a rendered chat, coloured by whose they are.
-
-    Args:
-        pieces: (token text, owner) pairs, as from `chat_templates.pieces`.
-
-    Returns:
-        The strip under a legend; its text has one line for each run of tokens of one owner.
-    """
-    strip = token_strip([p for p, _ in pieces], colours=[OWNERS[owner] for _, owner in pieces])
-    legend = " ".join(
-        f'<span style="background-color:{colour};color:{INK};padding:1px 6px">{owner}</span>'
-        for owner, colour in OWNERS.items()
-        if any(owner == whose for _, whose in pieces)
-    )
-    lines = []
-    for whose, run in groupby(pieces, key=itemgetter(1)):
-        lines.append(f"{whose:9} " + "|".join(_visible(piece) for piece, _ in run))
-    return Shown("\n".join(lines), html=f"<div>{legend}</div>{strip.html}")
-
-
-def side_by_side(shown: Mapping[str, Shown]) -> Shown:
-    """Several strips in columns, each under its name; as text, one below the other."""
-    box = "flex:1 1 220px;overflow-wrap:anywhere"
-    columns = "".join(
-        f'<div style="{box}"><b>{html.escape(name)}</b>{one.html}</div>'
-        for name, one in shown.items()
-    )
-    text = "\n\n".join(f"{name}\n{one.text}" for name, one in shown.items())
-    row = f'<div style="display:flex;flex-wrap:wrap;gap:16px;text-align:left">{columns}</div>'
-    return Shown(text, html=row)

@@ -1,0 +1,59 @@
+"""The lessons on a real model: what counts as a fault is found in what the notebooks show."""
+
+import nbformat
+import pytest
+
+from course_staff import real
+from course_staff.notebooks import cards
+from course_utils import models
+from course_utils.errors import CourseError
+from course_utils.sentiment import UNPARSED, Score
+
+
+def shown(score: Score) -> list[dict]:
+    """A score as a notebook stores it: printed, or as the value of a cell."""
+    data = {"text/plain": repr(score)}
+    value = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+    return [nbformat.v4.new_output("stream", text=f"before: {score}\n"), value]
+
+
+def score(right: int, unparsed: int, total: int) -> Score:
+    given = ["Positive"] * right + [UNPARSED] * unparsed
+    given += ["Negative"] * (total - len(given))
+    return Score([("text", "Positive", label, label) for label in given])
+
+
+@pytest.mark.parametrize(("unparsed", "faults"), [(0, 0), (10, 0), (11, 1), (196, 1)])
+def test_scores_that_mean_nothing_are_faults(unparsed, faults):
+    """A maintainer learns that a lesson runs without error on a real model and teaches nothing."""
+    cell = nbformat.v4.new_code_cell("score", id="score", outputs=shown(score(2, unparsed, 200)))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), cell])
+    run = real.Run("02", scores=real.scores(notebook))
+    assert run.scores == [("score", 200, 200 - unparsed)] * 2
+    assert len(run.faults) == 2 * faults
+    assert f"{400 - 2 * unparsed} of 400 scored replies" in str(run)
+
+
+def test_a_failed_cell_is_a_fault():
+    """A maintainer sees the cell's own error."""
+    assert real.Run("04", error="CellExecutionError: Group size 128").faults
+
+
+def test_without_the_model_one_is_told_how_to_get_it(monkeypatch):
+    """A maintainer on a fresh machine reads the command that fetches the model."""
+    monkeypatch.setattr(models, "is_here", lambda name: None)
+    with pytest.raises(CourseError) as caught:
+        real.main([])
+    assert "get smollm2" in caught.value.next_step
+
+
+def test_the_card_has_a_row_for_every_tier_measured():
+    """A learner sees what each tier costs, in the order of their size."""
+    row = {"runs_on": "2 CPU cores", "run_minutes": 1, "memory_gib": 1, "download": "nothing"}
+    row |= {"dollars": "$0", "gated": False}
+    course = {"minutes": 60, "full": row, "small": {**row, "note": "$1"}, "pocket": row}
+    rows = [line for line in cards.markdown(course).splitlines() if line.startswith("| **")]
+    assert [line.split("**")[1] for line in rows] == ["pocket", "small", "full"]
+    assert cards.markdown(course).endswith("*\\$1*")
+    del course["small"]
+    assert "small" not in cards.markdown(course)
