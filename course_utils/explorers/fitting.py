@@ -96,7 +96,7 @@ def _rounding(row: Any, bits: int, block: int, outlier: float) -> Shown:
         )
         png = plots.as_png(figure)
     text = (
-        f"{bits} bits, blocks of {block}, outlier {outlier:g} times the largest weight: about "
+        f"{bits} bits, blocks of {block}, outlier {outlier:.3g} times the largest weight: about "
         f"{error:.0f} % error, {bits + overhead:.2f} bits a weight with 16-bit scales"
     )
     return Shown(text, png=png)
@@ -124,7 +124,7 @@ def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> 
         "bits": widgets.IntSlider(bits, 2, 8, description="bits:", **wide),
         "block": widgets.SelectionSlider(options=BLOCKS, value=block, description="block:", **wide),
         "outlier": widgets.FloatLogSlider(
-            outlier, min=0, max=2, step=0.1, description="outlier x:", **wide
+            outlier, min=0, max=2, step=0.1, readout_format=".3g", description="outlier x:", **wide
         ),
     }
     result = widgets.HTML()
