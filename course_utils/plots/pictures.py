@@ -162,7 +162,7 @@ def confusion(score: Score, title: str = "") -> Shown:
         axes.set(xlabel="given by the model", ylabel="true", title=title or repr(score))
         axes.title.set_fontsize(10)
         axes.tick_params(length=0)
-        axes.spines[:].setvisible(False)
+        axes.spines[:].set_visible(False)
         png = as_png(figure)
     head = ["true \\ given", *given]
     rows = [[t, *map(str, row)] for t, row in zip(true, grid, strict=True)]
