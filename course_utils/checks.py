@@ -1,16 +1,19 @@
 """Exercises that check themselves, offline: `check`, `hint`, `quiz`, `progress`.
 
 What is asked and what counts as right stands in `course_utils/exercises/lesson_NN.py`, one module
-a lesson, as `EXERCISES` and `QUIZ`. What a learner has done is kept in a file of their own.
+a lesson, as `EXERCISES` and `QUIZ`. What a learner has done is kept in one file in their home
+folder, shared by every copy of the course there. This module knows no model and no notebook.
 """
 
 import html
 import importlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from course_utils.errors import CourseError
 
 LETTERS = "abcdef"
 NOT_ANSWERED = "not answered yet"
-LESSONS = ("00", "01", "02", "03", "04", "05")
+FILE = ".open_llms_progress.json"
+EXERCISES = Path(__file__).parent / "exercises"
+LESSONS = tuple(sorted(path.stem[-2:] for path in EXERCISES.glob("lesson_[0-9][0-9].py")))
 
 
 class Wrong(Exception):
@@ -48,18 +53,25 @@ class Question:
     right: int
 
 
-@cache
 def lesson(number: str) -> Any:
     """The module with a lesson's exercises and quiz."""
     if number not in LESSONS:
         raise CourseError(
-            f"There is no lesson {number!r}.", "", f"Lessons are {', '.join(LESSONS)}."
+            f"There is no lesson {number!r}.",
+            "" if isinstance(number, str) else "A lesson is named by text in quotes.",
+            f'Lessons are {", ".join(LESSONS)}; write "{LESSONS[0]}", for example.',
         )
     return importlib.import_module(f"course_utils.exercises.lesson_{number}")
 
 
 def exercise(key: str) -> Exercise:
     """The exercise with a key like "02.1"."""
+    if not isinstance(key, str):
+        raise CourseError(
+            f"There is no exercise {key!r}.",
+            "An exercise is named by text in quotes.",
+            'Write "00.1", for example, quotes included.',
+        )
     number, _, _ = key.partition(".")
     found = lesson(number).EXERCISES
     if key not in found:
@@ -70,15 +82,16 @@ def exercise(key: str) -> Exercise:
 def untouched(answer: Any) -> bool:
     """Whether the starter was left as it is.
 
-    That is `...`, None, a list, tuple or dict with a `...` still in it, or a function that does
-    nothing but return `...`.
+    That is `...`, None, a function that does nothing but return `...`, or a list, tuple or dict
+    that still holds one of these.
     """
     if answer is ... or answer is None:
         return True
     if isinstance(answer, dict):
         answer = list(answer.values())
     if isinstance(answer, list | tuple):
-        return any(part is ... or isinstance(part, dict) and untouched(part) for part in answer)
+        parts = (part for part in answer if part is ... or isinstance(part, dict) or callable(part))
+        return any(map(untouched, parts))
     code = getattr(answer, "__code__", None)
     return (
         code is not None
@@ -111,13 +124,15 @@ def hint(key: str, number: int | None = None) -> None:
     """Print the next hint for exercise `key` (or hint `number`, counted from 1)."""
     hints = exercise(key).hints
     seen = _read().get("hints", {}).get(key, 0)
-    number = number or min(seen + 1, len(hints))
-    if not 1 <= number <= len(hints):
+    if number is None:
+        number = min(seen + 1, len(hints))
+    if not isinstance(number, int) or not 1 <= number <= len(hints):
         raise CourseError(
-            f"Exercise {key} has {len(hints)} hints, not {number}.", "", "Pick one of them."
+            f"Exercise {key} has {len(hints)} hints; {number!r} is none of them.",
+            next_step=f'Write hint("{key}") for the next one, or hint("{key}", 1) for the first.',
         )
     print(f"Hint {number} of {len(hints)} for {key}: {hints[number - 1]}")
-    _write({"hints": {**_read().get("hints", {}), key: max(seen, number)}})
+    _change(lambda kept: kept["hints"].update({key: max(seen, number)}))
 
 
 def quiz(number: str, answers: str | None = None) -> Any:
@@ -132,7 +147,7 @@ def quiz(number: str, answers: str | None = None) -> Any:
     """
     questions = lesson(number).QUIZ
     if answers is not None:
-        return _mark(number, questions, answers.replace(" ", "").replace(",", "").lower())
+        return _mark(number, questions, answers)
     if not settings.static():
         return _clickable(questions)
     for n, question in enumerate(questions, 1):
@@ -143,11 +158,12 @@ def quiz(number: str, answers: str | None = None) -> Any:
     return None
 
 
-def _mark(number: str, questions: list[Question], answers: str) -> None:
+def _mark(number: str, questions: list[Question], answers: Any) -> None:
     """Print for each answer whether it is right, and why."""
-    if len(answers) != len(questions) or not all(
+    letters = re.findall("[a-z]", str(answers).lower())  # of one text or of a list
+    if len(letters) != len(questions) or not all(
         letter in LETTERS[: len(question.choices)]
-        for letter, question in zip(answers, questions, strict=True)
+        for letter, question in zip(letters, questions, strict=True)
     ):
         raise CourseError(
             f"Self-test {number} takes {len(questions)} letters, one for each question.",
@@ -155,7 +171,7 @@ def _mark(number: str, questions: list[Question], answers: str) -> None:
             f'Write for example quiz("{number}", "{"a" * len(questions)}").',
         )
     right = 0
-    for n, (question, letter) in enumerate(zip(questions, answers, strict=True), 1):
+    for n, (question, letter) in enumerate(zip(questions, letters, strict=True), 1):
         chosen = LETTERS.index(letter)
         right += chosen == question.right
         print(f"{n}. {_judged(question, chosen)}")
@@ -170,38 +186,82 @@ def _judged(question: Question, chosen: int) -> str:
 def _clickable(questions: list[Question]) -> Any:
     """The questions with a button for each choice, which says at once whether it is right, and why.
 
+    Once each has an answer, the total: a question counts as right if its first answer was.
     Buttons, not RadioButtons: those want arrow keys, which JupyterLab takes for itself.
     """
     import ipywidgets as widgets
 
-    blocks = []
-    for n, question in enumerate(questions, 1):
+    first: dict[int, bool] = {}
+    total = widgets.HTML()
+
+    def block(n: int, question: Question) -> Any:
         verdict = widgets.HTML()
-        rows = [widgets.HTML(f"<b>{n}. {html.escape(question.text)}</b>")]
+
+        def judge(chosen: int) -> None:
+            verdict.value = _spoken(f"{LETTERS[chosen]}) {_judged(question, chosen)}")
+            first.setdefault(n, chosen == question.right)
+            if len(first) == len(questions):
+                right = sum(first.values())
+                total.value = _spoken(f"{right} of {len(questions)} right at the first answer.")
+
+        buttons = []
         for chosen, (choice, _) in enumerate(question.choices):
-            letter = LETTERS[chosen]
             button = widgets.Button(
-                description=letter, tooltip=choice, layout=widgets.Layout(width="40px")
+                description=f"{LETTERS[chosen]}) {choice}",
+                layout=widgets.Layout(width="auto", height="auto", max_width="100%"),
             )
+            button.add_class("course-choice")
+            button.on_click(lambda _, chosen=chosen: judge(chosen))
+            buttons.append(button)
+        asked = widgets.HTML(f"<b>{n}. {html.escape(question.text)}</b>")
+        column = widgets.Layout(align_items="flex-start")
+        return widgets.VBox([asked, *buttons, verdict], layout=column)
 
-            def judge(
-                _: object, question: Question = question, chosen: int = chosen, to: Any = verdict
-            ) -> None:
-                said = html.escape(f"{LETTERS[chosen]}) {_judged(question, chosen)}")
-                to.value = f'<div role="status">{said}</div>'
+    blocks = [block(n, question) for n, question in enumerate(questions, 1)]
+    # a button's text stays on one line by default, and what does not fit is cut off
+    wraps = "<style>.course-choice{white-space:normal;text-align:left;line-height:1.6}</style>"
+    return widgets.VBox([*blocks, total, widgets.HTML(wraps)])
 
-            button.on_click(judge)
-            rows.append(widgets.HBox([button, widgets.HTML(html.escape(choice))]))
-        blocks.append(widgets.VBox([*rows, verdict]))
-    return widgets.VBox(blocks)
+
+def _spoken(text: str) -> str:
+    """A text that a screen reader says as soon as it changes."""
+    return f'<div role="status">{html.escape(text)}</div>'
 
 
 # -- the learner's own file --------------------------------------------------------------------
 
 
 def progress_file() -> Path:
-    """Where progress is kept: `COURSE_PROGRESS`, or a file in the learner's home folder."""
-    return Path(os.environ.get("COURSE_PROGRESS") or Path.home() / ".open_llms_progress.json")
+    """Where progress is kept: `COURSE_PROGRESS`, or a file in the learner's home folder.
+
+    Raises:
+        OSError: this account has no home folder, or a device or folder is in the file's place.
+    """
+    try:
+        path = Path(os.environ.get("COURSE_PROGRESS") or f"~/{FILE}").expanduser().resolve()
+    except RuntimeError as error:
+        raise OSError(0, f"{error} Set COURSE_PROGRESS to a file.") from None
+    if path.exists() and not path.is_file():
+        raise OSError(0, f"{_short(path)} is no ordinary file")
+    return path
+
+
+def _load(path: Path) -> tuple[dict[str, Any], bool]:
+    """(what the file holds, whether all of it was understood); raises OSError.
+
+    `solved` is a list of keys and `hints` counts by key; what else is in it belongs to another
+    version of the course and is handed back as it is.
+    """
+    found: Any = None if path.exists() else {}
+    if found is None:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+    kept = {"solved": [], "hints": {}, **(found if isinstance(found, dict) else {})}
+    solved, hints = kept["solved"], kept["hints"]
+    kept["solved"] = [key for key in solved if isinstance(key, str)] if type(solved) is list else []
+    counts = hints.items() if isinstance(hints, dict) else ()
+    kept["hints"] = {key: n for key, n in counts if isinstance(n, int) and n >= 0}
+    return kept, isinstance(found, dict) and (kept["solved"], kept["hints"]) == (solved, hints)
 
 
 def _read() -> dict[str, Any]:
@@ -209,43 +269,81 @@ def _read() -> dict[str, Any]:
 
     Also empty while a program runs the notebook: what is stored must not depend on who ran it.
     """
-    if settings.static():
-        return {}
-    try:
-        found = json.loads(progress_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    shapes = {"solved": list, "hints": dict}
-    if not isinstance(found, dict):
-        return {}
-    return {key: found[key] for key, kind in shapes.items() if isinstance(found.get(key), kind)}
+    if not settings.static():
+        with suppress(OSError):
+            return _load(progress_file())[0]
+    return {"solved": [], "hints": {}}
 
 
-def _write(change: dict[str, Any]) -> None:
-    """Merge `change` into the learner's file; whole or not at all. Not while run by a program."""
+def _change(change: Callable[[dict[str, Any]], Any]) -> None:
+    """Apply `change` to what the learner's file holds; whole or not at all. Not while static.
+
+    Several notebooks may do so at once: each waits for its turn and reads what the others wrote.
+    What cannot be read is kept beside it under another name.
+    """
     if settings.static():
         return
-    path = progress_file()
+    import filelock
+
     try:
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({**_read(), **change}, indent=1), encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        print(f"(Progress could not be saved: {error.strerror}. Your answers are not affected.)")
+        path = progress_file()
+        with filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=20):
+            kept, understood = _load(path)
+            if not understood:
+                _set_aside(path)
+            change(kept)
+            _replace(path, json.dumps(kept, indent=1))
+    except (OSError, NotImplementedError) as error:  # a time-out is an OSError too
+        why = getattr(error, "strerror", None) or str(error)
+        print(f"(Progress could not be saved: {why}. Your answers are not affected.)")
+
+
+def _set_aside(path: Path) -> None:
+    """Keep a copy of a file that is not understood, under a name that is still free."""
+    content = path.read_bytes()
+    if not content.strip():
+        return
+    n = 1
+    while (aside := path.with_name(f"{path.name}.unreadable-{n}")).exists():
+        n += 1
+    aside.write_bytes(content)
+    print(f"(Not all of your progress could be read. The file as it was: {_short(aside)})")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew, so that a full disk or an interrupt leaves the old one."""
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".new")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(fresh).replace(path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
 
 
 def _remember(key: str) -> None:
     """Note that an exercise is solved."""
-    _write({"solved": sorted({*_read().get("solved", []), key})})
+    _change(lambda kept: kept.update(solved=sorted({*kept["solved"], key})))
+
+
+def _short(path: Path) -> str:
+    """A path as a learner writes it, from ~ where it is below the home folder."""
+    with suppress(ValueError, RuntimeError):
+        return f"~/{path.relative_to(Path.home()).as_posix()}"
+    return str(path)
 
 
 def progress() -> None:
-    """Print what is done in every lesson."""
-    solved = set(_read().get("solved", []))
+    """Print what is done in every lesson, and where that is kept."""
+    solved = set(_read()["solved"])
     for number in LESSONS:
-        try:
-            keys = list(lesson(number).EXERCISES)
-        except ModuleNotFoundError:
-            continue
+        keys = list(lesson(number).EXERCISES)
         marks = " ".join(f"{key} {'done' if key in solved else '-'}" for key in keys)
         print(f"Lesson {number}: {sum(k in solved for k in keys)} of {len(keys)}   {marks}")
+    try:
+        path = progress_file()
+        _load(path)
+        print(f"Kept in {_short(path)}, for every copy of the course on this account.")
+    except OSError as error:
+        print(f"(Progress could not be read: {error.strerror or error}.)")

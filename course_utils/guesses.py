@@ -69,7 +69,16 @@ def guessed(name: str, measured: Any, unit: str = "") -> None:
     found = f"{measured}{' ' * bool(unit)}{unit}"
     if name not in _made:
         print(f"It is {found}. You made no guess.")
-    elif str(_made[name]) == str(measured):
+    elif _same(_made[name], measured):
         print(f"It is {found}, as you guessed.")
     else:
-        print(f"It is {found}. You guessed {_made[name]}.")
+        made = _made[name]
+        print(f"It is {found}. You guessed {f'{made:.10g}' if isinstance(made, float) else made}.")
+
+
+def _same(guess: Any, measured: Any) -> bool:
+    """Whether they are equal: as numbers where both are, else as text."""
+    try:
+        return float(guess) == float(measured)
+    except (TypeError, ValueError):
+        return str(guess) == str(measured)

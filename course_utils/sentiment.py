@@ -22,8 +22,8 @@ CompleteBatch = Callable[[list[Messages]], list[str]]
 LABELS = ("Positive", "Negative", "Neutral")
 # What the article asks, and Pocket Llama was trained on; a general model chats back at it.
 SYSTEM = "You are a helpful assistant that analyzes sentiment."
-# What a general model answers with one word: of 30 wordings tried on SmolLM2 this is the one after
-# which every reply could be read.
+# What a general model answers with one word: of 30 wordings tried on SmolLM2 the one after which every
+# reply could be read (200 of 200; it said "Positive" to all of them: 0.34 right).
 GENERAL = "Classify the sentiment of this review as Positive, Negative or Neutral."
 
 
@@ -191,6 +191,33 @@ def evaluate_batch(
     return score
 
 
+def check_chat(chat: Any) -> None:
+    """Raise `CourseError` unless `chat` is a list of messages, each with a role and a text."""
+    example = '[{"role": "user", "content": "I love it"}]'
+    if isinstance(chat, str):
+        raise CourseError(
+            f"A chat is a list of messages, and this is a text: {chat[:60]!r}.",
+            "A chat model is told who says what: each text comes with a role.",
+            f"Pass {example}, or what messages(review) makes of a review.",
+        )
+    if not isinstance(chat, list | tuple) or not chat:
+        raise CourseError(
+            f"A chat is a list with at least one message, not {repr(chat)[:60]}.",
+            "",
+            f"Pass a list like {example}.",
+        )
+    for message in chat:
+        role, content = (
+            (message.get("role"), message.get("content")) if isinstance(message, dict) else (0, 0)
+        )
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise CourseError(
+                f"A message has no text: {repr(message)[:80]}",
+                "A message is a dictionary with a role and a content, and both are plain text.",
+                f"Write each message as in {example}.",
+            )
+
+
 def check_room(model: Any, tokens: int, room: int) -> None:
     """Raise `CourseError` unless `tokens` and an answer of `room` tokens fit the context."""
     context = getattr(model.config, "max_position_embeddings", None)
@@ -211,7 +238,7 @@ def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
         **generate: settings for `model.generate`; greedy and 20 new tokens by default.
 
     Raises:
-        CourseError: (when called) the messages do not fit into the model's context.
+        CourseError: (when called) these are no messages, or they do not fit into the context.
     """
     import torch
 
@@ -219,6 +246,7 @@ def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def complete(messages: Messages) -> str:
+        check_chat(messages)
         inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(model.device)
@@ -245,6 +273,8 @@ def local_batch(model: Any, tokenizer: Any, **generate: Any) -> CompleteBatch:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def complete(chats: list[Messages]) -> list[str]:
+        for chat in chats:
+            check_chat(chat)
         rows = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
         longest = max(map(len, rows["input_ids"]))
         check_room(model, longest, settings["max_new_tokens"])
@@ -277,7 +307,9 @@ def label_probabilities(model: Any, tokenizer: Any, messages: Messages) -> dict[
     """
     import torch
 
+    check_chat(messages)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    check_room(model, len(prompt["input_ids"]), 8)  # 8: room for a label in any tokenizer
     spellings: dict[tuple[int, ...], str] = {}
     for label in LABELS:
         for word in (label, f" {label}", label.lower(), f" {label.lower()}"):

@@ -1,8 +1,9 @@
 """Keeping what is stored in the notebooks clean and true.
 
     python -m course_staff notebooks run [NOTEBOOK…]    execute, store outputs, measure the cards
-    python -m course_staff notebooks cards [NOTEBOOK…]  write badges, setup cells, cards and the
-                                                        README's table, without executing
+    python -m course_staff notebooks cards [NOTEBOOK…]  without executing: write badges, setup cells,
+                                                        cards and the README's table, and leave no
+                                                        trace of an editor
 
 `make notebooks` does both. Outputs are only ever written by execution.
 """
@@ -61,13 +62,14 @@ def run(paths: Sequence[Path]) -> int:
 
 
 def write_cards(paths: Sequence[Path]) -> int:
-    """Write badge, card and setup cell into each notebook, without executing it; returns 0.
+    """Write badge, card and setup cell into each notebook and clean it; nothing runs. Returns 0.
 
     Raises:
         CourseError: one cannot be read or written.
     """
     for path in paths:
         notebook = store.read(path)
+        cleaning.clean(notebook)
         shared.render(notebook, store.key(path))
         store.write(notebook, path)
     return 0

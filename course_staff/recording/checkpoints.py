@@ -7,7 +7,7 @@ from typing import Any
 
 from course_utils import data, sentiment
 from course_utils.errors import CourseError
-from course_utils.gptq import autogptq, gptqmodel, layouts
+from course_utils.gptq import autogptq, build, gptqmodel, layouts
 from course_utils.memory import measured as memory
 from course_utils.memory.rungs import Rung
 from course_utils.perplexity import perplexity
@@ -75,7 +75,7 @@ def exchanged(folder: str, work: Path) -> dict[str, Path]:
     texts = calibration(folder)
     new = gptqmodel.quantize(folder, work / "gptqmodel", texts)
     old = autogptq.quantize(folder, work / "auto-gptq", texts)
-    two = gptqmodel.quantize(folder, work / "v2", texts, recipe=gptqmodel.with_transformers)
+    two = gptqmodel.quantize(folder, work / "v2", texts, recipe=with_transformers)
     return {
         "fp16": Path(folder),
         "new": new,
@@ -108,8 +108,8 @@ def exchange(folder: str, work: Path, device: str) -> list[dict[str, Any]]:
     texts = [review for review, _ in data.reviews(READ)]
     readers: dict[str, Callable[[Path], float]] = {
         "transformers": lambda checkpoint: in_transformers(checkpoint, texts, device),
-        "GPTQModel": lambda checkpoint: gptqmodel.perplexity(checkpoint, texts),
-        "auto-gptq": lambda checkpoint: autogptq.perplexity(checkpoint, texts, check=False),
+        "GPTQModel": lambda checkpoint: in_gptqmodel(checkpoint, texts),
+        "auto-gptq": lambda checkpoint: autogptq.perplexities([checkpoint], texts, check=False)[0],
     }
     made = exchanged(folder, work)
     found: list[dict[str, Any]] = []
@@ -133,4 +133,48 @@ def in_transformers(folder: str | Path, texts: list[str], device: str) -> float:
     freed = memory.free()
     if not freed.returned:
         raise CourseError("A model was not given back.", str(freed), "Restart the recording.")
+    return found
+
+
+def in_gptqmodel(folder: str | Path, texts: list[str]) -> float:
+    """Perplexity of a GPTQ checkpoint when GPTQModel itself reads it, in a child process.
+
+    Raises:
+        CourseError: the extra is missing; GPTQModel does not read this checkpoint.
+    """
+    gptqmodel.check_installed()
+    layouts.check_readable(folder, "gptqmodel")
+    return build.read(read_with_gptqmodel, [folder], texts, gptqmodel.home())[0]
+
+
+# -- run by their source in a child process (see course_utils.gptq.child): imports inside ----------
+
+
+def with_transformers(model: str, out: str, texts: list[str], bits: int, group_size: int) -> None:
+    """Quantize with transformers' `GPTQConfig`; writes format `gptq_v2`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    method = GPTQConfig(
+        bits=bits, group_size=group_size, dataset=texts, tokenizer=tokenizer, model_seqlen=128
+    )
+    quantized = AutoModelForCausalLM.from_pretrained(
+        model, quantization_config=method, dtype=torch.float16
+    )
+    # without this every calibration text would be written into config.json
+    quantized.config.quantization_config.dataset = None
+    quantized.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def read_with_gptqmodel(folders: list[str], texts: list[str]) -> list[float]:
+    """Perplexity of each checkpoint when GPTQModel itself reads it."""
+    from gptqmodel import GPTQModel
+    from transformers import AutoTokenizer
+
+    found = []
+    for folder in folders:
+        model = GPTQModel.load(folder).model
+        found.append(perplexity(model, AutoTokenizer.from_pretrained(folder), texts))
     return found

@@ -21,10 +21,20 @@ from course_utils import data, machine, models, settings, tuning
 from course_utils.sentiment import Score, evaluate_batch, local_batch
 
 START = "The food was"
-DRAW = {"max_new_tokens": 50, "do_sample": True, "temperature": 0.7, "top_p": 0.9}  # lesson 02's
+DRAW: dict[str, Any] = {
+    "max_new_tokens": 50,
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_p": 0.9,
+}  # lesson 02's
 SEEDS = (1, 2, 3)
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
-TRAINING = {"batch": 16, "learning_rate": 1e-3, "schedule": "linear", "passes": 1}
+LORA: dict[str, Any] = {
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "target_modules": "all-linear",
+}
+TRAINING: dict[str, Any] = {"batch": 16, "learning_rate": 1e-3, "schedule": "linear", "passes": 1}
 
 
 def loaded(name: str) -> tuple[Any, Any, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from course_utils import models
 from course_utils.errors import CourseError
-from course_utils.sentiment import Messages
+from course_utils.sentiment import Messages, check_chat
 
 BOS, EOS = "<s>", "</s>"
 TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
@@ -30,21 +30,16 @@ def check(messages: Messages) -> None:
     It refuses a tag inside a message, roles that do not alternate, and a last message that is not
     the user's. (Meta's code answers a message with a tag with an error text; here it is raised.)
     """
+    check_chat(messages)
     for message in messages:
-        if not isinstance(message.get("content"), str):
-            raise CourseError(
-                f"A message has no text: {message!r}",
-                "",
-                'Each message is a dictionary like {"role": "user", "content": "some text"}.',
-            )
         for tag in TAGS:
             if tag in message["content"]:
                 raise CourseError(
-                    f"A {message.get('role')} message contains {tag}.",
+                    f"A {message['role']} message contains {tag}.",
                     "Llama 2 marks turns with this tag, so the text could pass for a turn.",
                     "Refuse the text, or take the tag out of it before it goes into a prompt.",
                 )
-    roles = [str(message.get("role")) for message in messages]
+    roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     wanted = [("user", "assistant")[i % 2] for i in range(len(turns))]
     if not turns or turns != wanted or turns[-1] != "user":
@@ -120,25 +115,3 @@ def is_spoken_by(tokenizer: Any) -> bool:
         # a template may refuse the probe in any way it likes; then it is not Llama 2's
         return False
     return rendered == text(PROBE)
-
-
-def template(tokenizer: Any) -> str:
-    """A chat template that renders Llama 2's format with this tokenizer.
-
-    Its own where that is Llama 2's; otherwise the one that Pocket Llama has, with `<s>` and
-    `</s>` written out, to look at the format with a tokenizer that may not know these two.
-
-    Raises:
-        CourseError: the tokenizer has no chat template: its model is no chat model.
-    """
-    if not tokenizer.chat_template:
-        raise CourseError(
-            "This model has no chat template.",
-            "It is a base model: it continues text and was never taught to answer.",
-            f"Set COURSE_MODEL to a chat model like {models.TINY_LLAMA}, "
-            f"or {models.BACK_TO_POCKET}.",
-        )
-    if is_spoken_by(tokenizer):
-        return tokenizer.chat_template
-    pocket = (models.POCKET / "chat_template.jinja").read_text(encoding="utf-8")
-    return f"{{%- set bos_token, eos_token = '{BOS}', '{EOS}' -%}}\n{pocket}"

@@ -1,11 +1,16 @@
 """Chat templates of other model families, and whose each token of a rendered prompt is.
 
 A chat template is a Jinja text that turns messages into one prompt. Every chat model's tokenizer
-brings its own; three that differ from Llama 2's lie in `data/chat_templates/`.
+brings its own; three that differ from Llama 2's lie in `data/chat_templates/`. A template is a
+program, and a stranger's one is tried in a process of its own before it runs here. This module
+knows no model.
 """
 
 import os
 import re
+import subprocess
+import sys
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,10 +18,31 @@ from typing import Any
 
 from course_utils import machine, models
 from course_utils.errors import CourseError
-from course_utils.sentiment import Messages
+from course_utils.sentiment import Messages, check_chat
 
 FOLDER = Path(__file__).parent.parent / "data" / "chat_templates"
 FAMILIES = ("chatml", "llama3", "zephyr")
+MARK = re.compile(r"<\|[^\s<>|]+\|>|</?s>")
+SECONDS, BYTES = 20, 1 << 30  # what a template may take for one short chat
+FULL = 77  # how the trial ends where the memory did not do
+# Any error of the template is its own business: what counts here is that it ends, and small.
+TRIAL = f"""
+import contextlib, sys
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+template = sys.stdin.read()
+with contextlib.suppress(ImportError, ValueError, OSError):
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, ({BYTES}, {BYTES}))
+rooms = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+chat = [{{"role": role, "content": "a"}} for role in ("system", "user", "assistant", "user")]
+for some in (chat, chat[1:], chat[1:2]):
+    try:
+        rooms.from_string(template).render(messages=some, bos_token="", eos_token="")
+    except MemoryError:
+        sys.exit({FULL})
+    except Exception:
+        pass
+"""
 
 
 def load(name: str) -> str:
@@ -28,7 +54,7 @@ def load(name: str) -> str:
             model's tokenizer brings. That fetches a few megabytes, and no weights.
 
     Raises:
-        CourseError: no such name, the hub is out of reach or gated, or it has no template.
+        CourseError: no such name, the hub is out of reach or gated, or see `own`.
     """
     if name in FAMILIES:
         return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
@@ -37,21 +63,57 @@ def load(name: str) -> str:
     from transformers import AutoTokenizer
 
     try:
-        template = AutoTokenizer.from_pretrained(name).chat_template
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # a damaged file fails in whatever way its reader does
         raise CourseError(
             f"The tokenizer of {Path(name).name} could not be loaded.",
-            str(error).strip().splitlines()[0],
+            (str(error).strip() or type(error).__name__).splitlines()[0],
             f"Check the name; a gated model needs HF_TOKEN. Or use {', '.join(FAMILIES)}.",
         ) from None
+    return own(tokenizer)
+
+
+def own(tokenizer: Any) -> str:
+    """The chat template that a tokenizer brings; the ordinary one where it brings several.
+
+    Raises:
+        CourseError: it has none, so its model is no chat model; or the template does not end.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # by name; the ordinary one is called so, or stands first
+        template = template.get("default") or next(iter(template.values()), None)
     if not template:
         raise CourseError(
-            f"{Path(name).name} has no chat template.",
+            "This model has no chat template.",
             "It is a base model: it continues text and was never taught to answer.",
-            "Name a chat model; their names often end in -chat or -Instruct.",
+            "Name a chat model (the names often end in -chat or -Instruct), or "
+            f"{models.BACK_TO_POCKET}.",
         )
-    # a few models bring several templates by name; the first is the ordinary one
-    return template if isinstance(template, str) else template.get("default", next(iter(template)))
+    _try_out(template)
+    return template
+
+
+@cache
+def _try_out(template: str) -> None:
+    """Raise `CourseError` where a template takes too long, or too much memory, for a short chat."""
+    what, next_step = "This chat template does not come to an end.", "Use another model's template."
+    # `{% generation %}` is known to transformers alone, and renders nothing
+    plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", TRIAL],
+            input=plain,
+            text=True,
+            encoding="utf-8",
+            capture_output=True,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        why = f"A chat of four messages was not written after {SECONDS} seconds."
+        raise CourseError(what, why, next_step) from None
+    if tried.returncode == FULL or tried.returncode < 0:  # below 0: killed by the system
+        why = "A chat of four messages took more than 1 GiB of memory."
+        raise CourseError(what, why, next_step)
 
 
 def _check_hub_name(name: str) -> None:
@@ -67,8 +129,8 @@ def _check_hub_name(name: str) -> None:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         why = "It is not on this machine, and HF_HUB_OFFLINE is set, as always in the pocket tier."
         raise CourseError(what, why, f"Unset HF_HUB_OFFLINE and restart the kernel, or {use}")
-    if not machine.reachable(models.HUB):
-        why = f"It is not on this machine, and {models.HUB} cannot be reached."
+    if not machine.reachable(models.hub_address()):
+        why = "It is not on this machine, and the hub (or what HF_ENDPOINT names) does not answer."
         raise CourseError(what, why, f"Connect and run the cell again, or {use}")
 
 
@@ -78,13 +140,25 @@ def render(
     template: str | None = None,
     add_generation_prompt: bool = True,
 ) -> str:
-    """The prompt as text: `apply_chat_template` without turning it into token ids."""
-    return tokenizer.apply_chat_template(
-        messages,
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-    )
+    """The prompt as text: `apply_chat_template` without turning it into token ids.
+
+    Raises:
+        CourseError: the messages are no chat, or the template stops at them.
+    """
+    check_chat(messages)
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+    except Exception as error:  # a template is a program: it may stop in any way
+        raise CourseError(
+            "The template refuses these messages.",
+            str(error) or type(error).__name__,
+            "Change the messages as it says, or use another template.",
+        ) from None
 
 
 def pieces(
@@ -104,6 +178,9 @@ def pieces(
     Returns:
         (token text, owner) pairs; the owner is `special` for special tokens, the role for what
         stands in a message, and `format` for what the template put around it.
+
+    Raises:
+        CourseError: see `render`.
     """
     text = render(tokenizer, messages, template, add_generation_prompt)
     owner = _owners(tokenizer, text, messages, template, add_generation_prompt)
@@ -111,10 +188,11 @@ def pieces(
     special, found, reached = set(tokenizer.all_special_ids), [], 0
     for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         whose = owner[max(start, end - 1)] if start < len(text) else "format"
-        # the second and later bytes of one character share its place in the text
-        shown = text[start:end] if end > reached else tokenizer.convert_ids_to_tokens(token)
+        # The second and later bytes of one character share its place in the text. Some tokenizers
+        # leave a token's space out of its place: it is shown all the same.
+        shown = text[reached:end] if end > reached else tokenizer.convert_ids_to_tokens(token)
         found.append((shown, "special" if token in special else whose))
-        reached = end
+        reached = max(reached, end)
     return found
 
 
@@ -132,6 +210,19 @@ def segments(
     owner = _owners(tokenizer, text, messages, template, add_generation_prompt)
     runs = groupby(zip(text, owner, strict=True), key=itemgetter(1))
     return [("".join(character for character, _ in run), whose) for whose, run in runs]
+
+
+def unknown_marks(tokenizer: Any, runs: list[tuple[str, str]]) -> list[str]:
+    """The marks in a prompt's format, like `<|im_start|>`, that are no tokens of this tokenizer.
+
+    It cuts them to pieces: it was made for another format, and to count its tokens says nothing.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        runs: as from `segments`.
+    """
+    written = [mark for text, whose in runs if whose == "format" for mark in MARK.findall(text)]
+    return [mark for mark in dict.fromkeys(written) if len(tokenizer.tokenize(mark)) != 1]
 
 
 def _owners(

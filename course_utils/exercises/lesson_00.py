@@ -1,7 +1,7 @@
 """Lesson 00: exercises and self-test."""
 
+import numbers
 import re
-from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
@@ -10,42 +10,62 @@ from course_utils.sentiment import messages, parse_label
 
 def _negative_review(answer: Any) -> str:
     """(review, complete): negative to the model, without the three words."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise Wrong("Leave the line with check(...) as it was: it passes (my_review, complete).")
     review, complete = answer
     if not isinstance(review, str):
-        raise Wrong("my_review should be a text in quotes.")
-    used = re.findall(r"\b(bad|not|never)\b|n['’]t\b", review.lower())
+        raise Wrong(f"my_review should be a text in quotes, not {type(review).__name__}.")
+    used = re.search(r"\b(?:bad|not|never)\b|\w*n['’]t\b", review, re.IGNORECASE)
     if used:
-        raise Wrong("It holds bad, not (or n't) or never.")
+        raise Wrong(f"It holds {used[0]!r}; do without bad, not (or n't) and never.")
     if len(review.split()) < 3:
-        raise Wrong("Make it a sentence of at least three words.")
+        raise Wrong(f"{review!r} is too short: make it a sentence of at least three words.")
     reply = complete(messages(review))
     if parse_label(reply) != "Negative":
-        raise Wrong(f"The model answers {reply!r}.")
+        raise Wrong(f"To {review!r} the model answers {reply!r}.")
     return "Facts can be as clear as opinions."
 
 
 def _messages(answer: Any) -> str:
-    """The two messages, in order."""
-    if not isinstance(answer, list) or not all(isinstance(m, dict) for m in answer):
+    """The two messages, in order; the user's may put the review into a question."""
+    if not isinstance(answer, list | tuple) or not all(isinstance(m, dict) for m in answer):
         raise Wrong("It should be a list of dictionaries.")
-    if [m.get("role") for m in answer] != ["system", "user"]:
-        raise Wrong("The roles should be system, then user.")
-    if answer[0].get("content") != "Answer with one word.":
-        raise Wrong("The system message's content is another text.")
-    if answer[1].get("content") != "Nice staff.":
-        raise Wrong("The user message's content should be the review and nothing else.")
+    roles = [m.get("role") for m in answer]
+    if roles != ["system", "user"]:
+        raise Wrong(f"The roles should be system, then user; yours are {roles}.")
+    system, user = (m.get("content") for m in answer)
+    if not isinstance(system, str) or system.strip() != "Answer with one word.":
+        raise Wrong(f"The system message's content is another text: {system!r}.")
+    if not isinstance(user, str) or "Nice staff." not in user:
+        raise Wrong(f"The user message should hold the review Nice staff.; it holds {user!r}.")
     return "Every chat model you will meet takes this list."
 
 
-def _count_positive(answer: Callable[[list[str]], int]) -> str:
-    """Counts reviews the model calls Positive."""
-    both = answer(["I love it, great food.", "Terrible, what a waste of money."])
-    if both != 1:
-        raise Wrong(f"For one glowing and one angry review it returned {both!r}.")
-    if answer([]) != 0:
-        raise Wrong("For an empty list it should return 0.")
-    if answer(["I love it, great food."] * 3) != 3:
-        raise Wrong("Three glowing reviews should count as 3.")
+GLAD = ["I love it, great food.", "Wonderful, the best lunch in years."]
+ANGRY = ["Terrible, what a waste of money.", "Terrible food, I would love to get my money back."]
+
+
+def _count_positive(answer: Any) -> str:
+    """count_positive, or (count_positive, complete): how many the model calls Positive."""
+    count, complete = answer if isinstance(answer, tuple) else (answer, None)
+
+    def positive(review: str) -> bool:
+        if complete is None:  # then as any model would
+            return review in GLAD
+        return parse_label(complete(messages(review))) == "Positive"
+
+    called = {review: positive(review) for review in GLAD + ANGRY}
+    for reviews in (GLAD[:1], ANGRY[:1], ANGRY + GLAD, GLAD * 3 + ANGRY[:1], []):
+        given = list(reviews)
+        got = count(given)
+        told = f"For {reviews} it returned {got!r}"
+        if isinstance(got, bool) or not isinstance(got, numbers.Number):
+            raise Wrong(f"{told}, which is no number.")
+        right = sum(called[review] for review in reviews)
+        if got != right:
+            raise Wrong(f"{told}; the model calls {right} of these {len(reviews)} Positive.")
+        if given != list(reviews):
+            raise Wrong(f"It changed the list that it was given: {reviews} became {given}.")
     return "You have built a dashboard."
 
 

@@ -6,6 +6,23 @@ from typing import Any
 from course_utils.checks import Exercise, Question, Wrong
 
 
+def _number(got: Any, told: str) -> float:
+    """`got` as a number, from wherever it comes (torch, numpy, fractions)."""
+    try:
+        if isinstance(got, str | bool | bytes):
+            raise TypeError
+        return float(got)
+    except (TypeError, ValueError, OverflowError):
+        raise Wrong(f"{told} {got!r}, a {type(got).__name__}: it should return a number.") from None
+
+
+def _lists(got: Any) -> Any:
+    """`got` with every tensor, array and tuple in it turned into lists."""
+    if hasattr(got, "tolist"):
+        return got.tolist()
+    return [_lists(one) for one in got] if isinstance(got, list | tuple) else got
+
+
 def _tokens_per_word(answer: Callable[[Any, str], float]) -> str:
     """tokens_per_word(tokenizer, text), tried on Pocket Llama's tokenizer in every tier."""
     from transformers import AutoTokenizer
@@ -13,20 +30,29 @@ def _tokens_per_word(answer: Callable[[Any, str], float]) -> str:
     from course_utils.models import POCKET
 
     tokenizer = AutoTokenizer.from_pretrained(str(POCKET))
-    for text in ("Good soup.", "The cappuccino was lukewarm and we waited ages for it."):
-        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    mistakes = {
+        "as if the special token at the start belonged to a word": lambda n, w, c: (n + 1) / w,
+        "which is words per token": lambda n, w, c: w / n,
+        "which is characters per token": lambda n, w, c: c / n,
+        "as if the spaces were counted, and not the words": lambda n, w, c: n / max(1, w - 1),
+        "which is the tokens alone": lambda n, w, c: n,
+        "which is characters per word": lambda n, w, c: c / w,
+    }
+    made, tried = set(mistakes), []
+    for text in (
+        "The cappuccino was lukewarm and we waited ages for it.",
+        "Zürich, unbelievably overpriced!",
+        "Good soup.",
+    ):
+        n = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         words = len(text.split())
-        got = answer(tokenizer, text)
-        if not isinstance(got, int | float):
-            raise Wrong(f"It should return a number, not {type(got).__name__}.")
-        if abs(got - (len(bare) + 1) / words) < 1e-6:
-            raise Wrong("It counts the special token at the start as well.")
-        if abs(got - words / len(bare)) < 1e-6 and words != len(bare):
-            raise Wrong("That is words per token: turn the fraction round.")
-        if abs(got - len(text) / len(bare)) < 1e-6:
-            raise Wrong("That is characters per token.")
-        if abs(got - len(bare) / words) > 1e-6:
-            raise Wrong(f"For {text!r} it returned {got:.3f}.")
+        told = f"For {text!r} it returned"
+        got = _number(answer(tokenizer, text), told)
+        tried.append((abs(got - n / words) < 1e-6, f"{told} {got:.3f}"))
+        made = {m for m in made if abs(mistakes[m](n, words, len(text)) - got) < 1e-6}
+    wrong = [told for right, told in tried if not right]
+    if wrong:
+        raise Wrong(wrong[0] + (f", {min(made)}." if made else ", and that is not right."))
     return "A model with a larger vocabulary needs fewer tokens for the same words."
 
 
@@ -34,22 +60,34 @@ def _with_temperature(answer: Callable[[Any, float], Any]) -> str:
     """with_temperature(logits, temperature) against the formula."""
     import torch
 
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    for temperature in (1.0, 0.5, 2.0):
-        got = answer(logits.clone(), temperature)
-        if not isinstance(got, torch.Tensor) or got.shape != logits.shape:
-            raise Wrong("It should return a tensor as long as the logits.")
-        if abs(got.sum().item() - 1) > 1e-4:
-            raise Wrong(f"The probabilities add up to {got.sum().item():.2f}, not to 1.")
+    for values, temperature in (
+        ([2.0, 1.0, 0.0, -1.0], 1.0),
+        ([2.0, 1.0, 0.0, -1.0], 0.5),
+        ([0.5, -1.5, 3.0], 2.0),
+    ):
+        logits, given = torch.tensor(values), torch.tensor(values)
+        got = answer(given, temperature)
+        told = f"For the logits {values} and temperature {temperature:g} it returned"
+        try:
+            got = torch.as_tensor(got, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            got = None
+        if got is None or got.shape != logits.shape:
+            raise Wrong(f"{told} no tensor as long as the logits.")
+        if not torch.equal(logits, given):
+            raise Wrong(f"It changes the logits it was given, {values}: make a new tensor.")
+        told += f" {[round(p, 3) for p in got.tolist()]}"
         right = (logits / temperature).softmax(-1)
-        turned = (logits * temperature).softmax(-1)
-        scaled = logits.softmax(-1) / temperature
-        if temperature != 1 and torch.allclose(got, turned, atol=1e-4):
-            raise Wrong("A high temperature makes yours surer; it should make it less sure.")
-        if temperature != 1 and torch.allclose(got, scaled / scaled.sum(), atol=1e-4):
-            raise Wrong("The temperature has no effect: it must come in before the softmax.")
-        if not torch.allclose(got, right, atol=1e-4):
-            raise Wrong(f"At temperature {temperature:g} the values are off.")
+        if torch.allclose(got, right, atol=1e-3):
+            continue
+        if not abs(got.sum().item() - 1) < 1e-3:
+            raise Wrong(f"{told}: these add up to {got.sum().item():.2f}, not to 1.")
+        if torch.allclose(got, (logits * temperature).softmax(-1), atol=1e-3):
+            surer = "surer" if temperature > 1 else "less sure"
+            raise Wrong(f"{told}. This makes the model {surer}; it should be the other way round.")
+        if torch.allclose(got, logits.softmax(-1), atol=1e-3):
+            raise Wrong(f"{told}: the temperature has no effect. It belongs before the softmax.")
+        raise Wrong(f"{told}, and these probabilities are not right.")
     return "At a temperature close to 0 this becomes greedy decoding."
 
 
@@ -57,71 +95,107 @@ def _nucleus(answer: Callable[[Any, float], Any]) -> str:
     """nucleus(probabilities, top_p): the ids kept, the most probable first."""
     import torch
 
-    cases = [
+    for values, top_p, right in (
         ([0.125, 0.5, 0.0625, 0.3125], 0.7, [1, 3]),
         ([0.125, 0.5, 0.0625, 0.3125], 0.9, [1, 3, 0]),
         ([0.125, 0.5, 0.0625, 0.3125], 0.99, [1, 3, 0, 2]),
-        ([0.2, 0.8], 0.3, [1]),
-    ]
-    for values, top_p, right in cases:
+        ([0.25, 0.75], 0.3, [1]),
+        ([0.0625, 0.25, 0.125, 0.5, 0.0625], 0.75, [3, 1]),  # reached exactly
+    ):
         got = answer(torch.tensor(values), top_p)
-        got = got.tolist() if isinstance(got, torch.Tensor) else [int(i) for i in got]
-        told = f"For probabilities {values} and top_p {top_p:g} it returned {got}"
-        if got == right:
+        got = got if isinstance(got, str | dict) else _lists(got)
+        told = f"For probabilities {values} and top_p {top_p:g} it returned"
+        try:
+            numbers = [float(i) for i in got]
+        except (TypeError, ValueError):
+            raise Wrong(f"{told} {got!r}: that is no list of ids.") from None
+        told += f" {got}"
+        ids = [int(i) for i in numbers]
+        if any(isinstance(i, bool) for i in got) or ids != numbers:
+            raise Wrong(f"{told}: these are no ids, which say at which places the kept ones stand.")
+        if ids == right:
             continue
-        if sorted(got) == sorted(right):
-            raise Wrong(f"{told}: the right ids, but not the most probable first.")
-        if not got:
+        if not ids:
             raise Wrong(f"{told}: at least one token must stay.")
-        total = sum(values[i] for i in set(got) if 0 <= i < len(values))
+        if len(set(ids)) < len(ids) or not all(0 <= i < len(values) for i in ids):
+            raise Wrong(f"{told}: an id stands there twice, or there is no such id.")
+        if sorted(ids) == sorted(right):
+            raise Wrong(f"{told}: the right ids, but not the most probable first.")
+        total = sum(values[i] for i in ids)
         if total < top_p:
-            raise Wrong(f"{told}: together they hold {total:.2f}, which is less than top_p.")
-        raise Wrong(f"{told}: more tokens than are needed to reach top_p, or the wrong ones.")
+            raise Wrong(f"{told}: together they hold {total:.4g}, which is less than top_p.")
+        raise Wrong(f"{told}: they hold {total:.4g}, and fewer could reach top_p.")
     return "A sure model keeps one token, an unsure one hundreds, with the same top_p."
 
 
 def _pad_left(answer: Callable[[list[list[int]], int], Any]) -> str:
     """pad_left(rows, pad_id): (ids, mask), both lists of equally long lists."""
-    rows = [[5, 6, 7], [8], [9, 4]]
-    kept = [list(row) for row in rows]
-    got = answer(rows, 0)
-    if rows != kept:
-        raise Wrong("It changes the rows it was given: make new lists.")
-    if not isinstance(got, tuple | list) or len(got) != 2:
-        raise Wrong("It should return two things: the ids and the mask.")
-    ids, mask = got
-    if ids == [[5, 6, 7], [8, 0, 0], [9, 4, 0]]:
-        raise Wrong("That is right padding: the new tokens would follow the padding.")
-    if ids != [[5, 6, 7], [0, 0, 8], [0, 9, 4]]:
-        raise Wrong(f"For {kept} and pad_id 0 the ids are {ids}.")
-    if mask == [[0, 0, 0], [1, 1, 0], [1, 0, 0]]:
-        raise Wrong("The mask is the wrong way round: 1 means look, 0 means ignore.")
-    if mask != [[1, 1, 1], [0, 0, 1], [0, 1, 1]]:
-        raise Wrong(f"The ids are right; the mask is {mask}.")
-    if list(answer([[2, 7], [3]], 2)) != [[[2, 7], [2, 3]], [[1, 1], [0, 1]]]:
-        raise Wrong("A real token that has the padding's id must stay visible: mask by position.")
+    for rows, pad_id in (
+        ([[5, 6, 7], [8], [9, 4]], 0),
+        ([[5, 6, 7], [8], [9, 4]], 3),  # an id of its own
+        ([[2, 7, 5, 5], [3, 2]], 2),  # a token that looks like padding
+        ([[4], [6]], 1),  # nothing to fill
+    ):
+        longest = max(map(len, rows))
+        short = [longest - len(row) for row in rows]
+        ids = [[pad_id] * n + row for n, row in zip(short, rows, strict=True)]
+        mask = [[0] * n + [1] * len(row) for n, row in zip(short, rows, strict=True)]
+        given = [list(row) for row in rows]
+        got = answer(given, pad_id)
+        if given != rows:
+            raise Wrong(f"It changes the rows it was given, {rows}: make new lists.")
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            raise Wrong("It should return two things: the ids and the mask.")
+        got_ids, got_mask = _lists(got[0]), _lists(got[1])
+        told = f"For the rows {rows} and pad_id {pad_id}"
+        if got_ids == mask and got_mask == ids and ids != mask:
+            raise Wrong(f"{told} the mask comes first: return the ids, then the mask.")
+        if got_ids == [row + [pad_id] * n for n, row in zip(short, rows, strict=True)] != ids:
+            raise Wrong(f"{told} that is right padding: the new tokens would follow the padding.")
+        if got_ids != ids:
+            raise Wrong(f"{told} the ids are {got_ids}.")
+        if got_mask == [[1 - m for m in row] for row in mask]:
+            raise Wrong(f"{told} the mask is {got_mask}: the wrong way round, 1 means look.")
+        if got_mask == [[int(i != pad_id) for i in row] for row in ids] != mask:
+            raise Wrong(
+                f"{told} the mask is {got_mask}: it hides a real token, which only has the "
+                "padding's id. Make the mask by position."
+            )
+        if got_mask != mask:
+            raise Wrong(f"{told} the ids are right; the mask is {got_mask}.")
     return "The mask, not the id, tells the model what to ignore."
 
 
+def _made_up(text: str) -> float:
+    """A stand-in for a model: how sure it is of Negative. Words count, and so does company."""
+    words = text.split()
+    sure = 0.3 + 0.3 * ("slow" in words) + 0.1 * ("lukewarm" in words) + 0.2 * ("this" in words)
+    if "good" in words:
+        sure += 0.3 if "not" in words else -0.2
+    return sure - 0.05 * ("staff" in words)
+
+
 def _deciding_word(answer: Callable[[str, Callable[[str], float]], str]) -> str:
-    """deciding_word(review, probability), tried with a probability that is plain arithmetic."""
-    weight = {"slow": 0.5, "lovely": 0.2, "staff": 0.05}
-
-    def probability(text: str) -> float:
-        return 0.1 + sum(weight.get(word, 0.0) for word in text.split())
-
-    tries = [
-        ("lovely room but slow staff", "slow"),
-        ("lovely staff", "lovely"),
-        ("the staff the staff", "staff"),
-    ]
-    for review, right in tries:
-        got = answer(review, probability)
-        if not isinstance(got, str) or got not in review.split():
-            raise Wrong(f"It should return one of the review's words; it returned {got!r}.")
-        if got != right:
+    """deciding_word(review, probability), tried with `_made_up`, which is plain arithmetic."""
+    for review in (
+        "lukewarm soup but slow staff",
+        "lukewarm and not good at all",  # "lukewarm" alone is the surest word, "not" decides
+        "is this a lukewarm place",  # with "is" cut out of "this", nothing is left of it
+        "good staff",  # surer without either word
+    ):
+        words = review.split()
+        without = {
+            word: _made_up(" ".join(words[:i] + words[i + 1 :])) for i, word in enumerate(words)
+        }
+        got = answer(review, _made_up)
+        told = f"For a made-up model and {review!r} it returned {got!r}"
+        if not isinstance(got, str) or got not in words:
+            raise Wrong(f"{told}: it should return one of the review's words.")
+        least = min(without.values())
+        if without[got] > least + 1e-9:
             raise Wrong(
-                f"For a made-up model that looks at a few words only, {review!r} gave {got!r}."
+                f"{told}. Without that word the model is {without[got]:.2f} sure; without another "
+                f"one only {least:.2f}."
             )
     return "Leaving something out and looking again works on a black box too."
 
@@ -251,28 +325,16 @@ QUIZ = [
     Question(
         "7 billion parameters in fp16: how much memory for the weights alone?",
         (
-            (
-                "About 13 to 14 GB.",
-                "fp16 takes two bytes for each parameter.",
-            ),
-            (
-                "About 7 GB.",
-                "That is one byte for each: int8.",
-            ),
-            (
-                "About 28 GB.",
-                "That is four bytes for each: fp32.",
-            ),
+            ("About 13 to 14 GB.", "fp16 takes two bytes for each parameter."),
+            ("About 7 GB.", "That is one byte for each: int8."),
+            ("About 28 GB.", "That is four bytes for each: fp32."),
         ),
         0,
     ),
     Question(
         "A reply says 'Neither positive nor negative, really.' What should the parser return?",
         (
-            (
-                "Positive, the first label.",
-                "The sentence says the opposite of that word.",
-            ),
+            ("Positive, the first label.", "The sentence says the opposite of that word."),
             (
                 "Neutral, for that is what is meant.",
                 "Perhaps. But a parser that reads between the lines guesses, and hides it.",

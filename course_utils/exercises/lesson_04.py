@@ -1,71 +1,139 @@
 """Lesson 04: exercises and self-test."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
 from course_utils.memory import fit, predict, shapes
 
 
+def _number(answer: Any, what: str = "It") -> float:
+    """The answer as a float, whatever kind of number it is; a text or True is none."""
+    try:
+        if isinstance(answer, str | bytes | bool):
+            raise TypeError
+        return float(answer)
+    except (TypeError, ValueError):
+        raise Wrong(f"{what} should be a number; it is {_short(answer)}.") from None
+
+
+def _short(answer: Any) -> str:
+    """An answer as a message shows it."""
+    text = repr(answer)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _extra_bits(answer: Any) -> str:
     """16 bits shared by 128 weights."""
-    if not isinstance(answer, int | float):
-        raise Wrong("It should be a number.")
-    if abs(answer - 128 / 16) < 1e-6:
-        raise Wrong("Upside down: the scale is shared by the weights, not the other way round.")
-    if abs(answer - 16 / 128) > 1e-6:
-        raise Wrong("One scale is kept for each block; how much of it falls to one weight?")
-    return "That is the price of blocks; smaller blocks cost more."
+    found = _number(answer)
+    if math.isclose(found, 16 / 128, rel_tol=1e-6):
+        return "That is the price of blocks; smaller blocks cost more."
+    why = {
+        128 / 16: "Upside down: the scale is shared by the weights, not the other way round.",
+        2 / 128: "That is bytes. A scale of 16 bits; how many of them fall to one weight?",
+        4 + 16 / 128: "That is with the 4 bits of the weight. How much does the scale add?",
+        8 + 16 / 128: "That is with the 8 bits of the weight. How much does the scale add?",
+        16: "That is the whole block's scale. How much of it falls to one of the 128 weights?",
+        32 / 128: "That would be a scale of 32 bits, like bitsandbytes'. Here it has 16.",
+        16 / 64: "That would be blocks of 64 weights. Here they have 128.",
+    }
+    near = (said for value, said in why.items() if math.isclose(found, value, rel_tol=1e-6))
+    raise Wrong(
+        next(near, f"{found:g} is not it: a block's one scale is shared by all its weights.")
+    )
 
 
 def _absmax_int(answer: Callable[..., Any]) -> str:
-    """Whole numbers and scale, for 8 and 4 bits, and for zeros."""
+    """Whole numbers and scale, for 8 and 4 bits, for a weight beyond, and for zeros."""
     import torch
 
-    weights = torch.tensor([0.5, -1.27, 0.0, 1.0])
-    for bits, top in ((8, 127), (4, 7)):
-        found = answer(weights, bits)
-        if not (isinstance(found, tuple) and len(found) == 2):
-            raise Wrong("It should return two things: the whole numbers and the scale.")
-        whole, scale = found
-        if torch.as_tensor(whole).is_floating_point():
-            raise Wrong("The whole numbers should have an integer dtype, like torch.int8.")
-        if int(torch.as_tensor(whole).abs().max()) != top:
-            raise Wrong(f"At {bits} bits the largest weight should become {top} or -{top}.")
-        if not torch.allclose(whole * scale, weights, atol=float(scale) / 2 + 1e-6):
-            raise Wrong("Whole numbers times scale should give the weights back, nearly.")
-    whole, scale = answer(torch.zeros(4), 8)
-    if bool(torch.as_tensor(whole).any()) or bool(torch.isnan(torch.as_tensor(scale)).any()):
-        raise Wrong("For weights that are all 0 it should give zeros, and no nan.")
+    for values in ([0.5, -1.27, 0.0, 1.0], [3.0, 0.4, -0.7, 2.2, 1.1], [0.0, 0.0, 0.0]):
+        for bits, top in ((8, 127), (4, 7)):
+            asked = f"For the weights {values} at {bits} bits"
+            weights = torch.tensor(values)
+            found = answer(weights, bits)
+            if weights.tolist() != torch.tensor(values).tolist():
+                raise Wrong(f"{asked} it changes the weights it was given. Work on a copy.")
+            if not (isinstance(found, tuple | list) and len(found) == 2):
+                raise Wrong(
+                    f"{asked} it returns {_short(found)}; it should be two things: the whole "
+                    "numbers and the scale."
+                )
+            _check_rounded(asked, weights, top, *found)
     return "You have written the heart of every 8-bit format."
+
+
+def _check_rounded(asked: str, weights: Any, top: int, whole: Any, scale: Any) -> None:
+    """Raise `Wrong` unless whole numbers and scale are absmax's."""
+    import torch
+
+    if not torch.is_tensor(whole):
+        raise Wrong(f"{asked} the whole numbers are {_short(whole)}; they should be a tensor.")
+    if whole.is_floating_point() or whole.is_complex() or whole.dtype == torch.bool:
+        raise Wrong(
+            f"{asked} the whole numbers have dtype {whole.dtype}. They should have an integer "
+            "one, like torch.int8."
+        )
+    step = _number(scale, f"{asked} the scale")
+    if not math.isfinite(step):
+        raise Wrong(f"{asked} the scale is {step}. Nothing may be divided by zero.")
+    if whole.shape != weights.shape:
+        raise Wrong(f"{asked} it returns {whole.numel()} numbers for {weights.numel()} weights.")
+    largest = int(whole.long().abs().max())
+    if weights.any() and largest != top:
+        raise Wrong(f"{asked} the largest number is {largest}; it should be {top} or -{top}.")
+    restored = whole * step
+    off = (restored - weights).abs()
+    if float(off.max()) > abs(step) / 2 + 1e-6:
+        worst = int(off.argmax())
+        raise Wrong(
+            f"{asked} whole numbers times scale make {restored[worst]:.3f} of "
+            f"{weights[worst]:.3f}: off by more than half a step ({step:.3f})."
+        )
 
 
 def _which_fit(answer: Any) -> str:
     """What fits on the card, worked out here too."""
     names = ("fp16", "int8", "nf4")
-    if not isinstance(answer, list | tuple | set) or not set(answer) <= set(names):
-        raise Wrong(f"It should be a list with some of {', '.join(names)}.")
+    if isinstance(answer, str) or not isinstance(answer, Iterable):
+        raise Wrong(f'It should be a list of names, like ["fp16"]; it is {_short(answer)}.')
+    given = list(answer)
+    if odd := [one for one in given if one not in names]:
+        raise Wrong(f"It holds {_short(odd[0])}; it should hold names: some of {', '.join(names)}.")
     config, card = shapes.config("llama-2-13b"), fit.card("RTX 3060")
-    true = {name for name in names if fit.fits(config, name, card, length=2048).ok}
-    if set(answer) - true:
-        raise Wrong("At least one of them needs more than this card has.")
-    if true - set(answer):
-        raise Wrong("At least one that fits is missing.")
+    for name in names:
+        found = fit.fits(config, name, card, length=2048)
+        if found.ok != (name in given):
+            mark = "is in your list" if name in given else "is missing from your list"
+            raise Wrong(f"{name} {mark}, and {found}.")
     return "Twelve GB are enough for 13 billion weights, at 4 bits."
 
 
 def _kv_cache_bytes(answer: Callable[..., Any]) -> str:
     """The formula, against the helper's, on models with and without grouped heads."""
-    for name in ("llama-2-7b", "llama-2-70b"):
+    for name, tokens in (("llama-2-7b", 1000), ("llama-2-70b", 1000), ("pocket", 3)):
         config = shapes.config(name)
-        found, true = answer(config, 1000), predict.kv_cache(config, "fp16", 1, 1000)
-        if found == true:
+        true = predict.kv_cache(config, "fp16", 1, tokens)
+        asked = f"For {name} and {tokens:,} tokens"
+        found = _number(answer(config, tokens), f"{asked} it")
+        if math.isclose(found, true, rel_tol=1e-9):
             continue
-        if found in (true * 2, true / 2):
-            raise Wrong(f"For {name} it is off by a factor of two: key and value, two bytes each.")
-        if name == "llama-2-70b" and found == true * 8:
-            raise Wrong("For 70B it is 8 times too large: its query heads share key-value heads.")
-        raise Wrong(f"For {name} and 1,000 tokens it gives {found!r}, which is not right.")
+        layers = config.num_hidden_layers
+        sizes = {
+            true * 2: "twice too much: two bytes for each number in fp16, four in fp32.",
+            true / 2: "half of it: a key and a value are kept, and each number takes two bytes.",
+            true / 4: "a quarter: a key and a value are kept, and each number takes two bytes.",
+            true * 8: "8 times too much. Are these bits, or do query heads count where key-value "
+            "heads should?",
+            true / layers: "what one layer keeps; every layer keeps its own.",
+            true / tokens: "what one token takes.",
+            true / 2**20: "right in MiB; it should be bytes.",
+            true / 2**30: "right in GiB; it should be bytes.",
+        }
+        near = (why for n, why in sizes.items() if math.isclose(found, n, rel_tol=1e-3))
+        why = next(near, "not it: multiply 2, layers, KV heads, head_dim, tokens and bytes.")
+        raise Wrong(f"{asked} it gives {found:,.6g}, which is {why}")
     return (
         "70B has fewer KV heads than query heads; without that its cache would be 8 times as big."
     )
@@ -96,7 +164,8 @@ EXERCISES = {
         (
             "Section 7 asks this question for every card in a loop.",
             'fit.fits(config, rung, fit.card("RTX 3060"), length=2048).ok is True or False.',
-            '[r for r in ("fp16", "int8", "nf4") if fit.fits(big["llama-2-13b"], r, card).ok]',
+            '[r for r in ("fp16", "int8", "nf4") if fit.fits(llamas["llama-2-13b"], r, '
+            'fit.card("RTX 3060"), length=2048).ok]',
         ),
     ),
     "04.4": Exercise(

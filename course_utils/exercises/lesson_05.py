@@ -6,45 +6,69 @@ from typing import Any
 from course_utils.checks import Exercise, Question, Wrong
 
 
+def _number(found: Any, asked: str) -> float:
+    """An answer as a number, whatever type of number it is."""
+    try:
+        return float(found)
+    except (TypeError, ValueError, OverflowError):
+        raise Wrong(f"{asked} it gives {found!r}, which is no number.") from None
+
+
 def _parameters(answer: Callable[[int, int, int], int]) -> str:
     """(inputs, outputs, rank) -> what LoRA trains there."""
-    for inputs, outputs, rank in ((256, 256, 8), (4096, 11008, 16), (10, 3, 1)):
-        found, wanted = answer(inputs, outputs, rank), rank * (inputs + outputs)
+    for inputs, outputs, rank in ((256, 256, 8), (4096, 11008, 16), (10, 3, 1), (7, 5, 2)):
+        asked = f"For {inputs} inputs, {outputs} outputs and rank {rank}"
+        found = _number(answer(inputs, outputs, rank), asked)
         if found == inputs * outputs:
-            raise Wrong("That counts W, the frozen layer. LoRA trains A and B beside it.")
-        if found != wanted:
-            raise Wrong(f"For {inputs} inputs, {outputs} outputs, rank {rank} it gives {found!r}.")
+            raise Wrong(f"{asked} it counts W, the frozen layer. LoRA trains A and B beside it.")
+        if found in (rank * inputs, rank * outputs):
+            raise Wrong(f"{asked} it gives {found:g}: one of the two matrices is missing.")
+        if found != rank * (inputs + outputs):
+            raise Wrong(f"{asked} it gives {found:g}. Draw A and B for these and count.")
     return "Inputs plus outputs, where the layer itself has inputs times outputs."
 
 
 def _mask(answer: Callable[[list[int], list[int]], list[int]]) -> str:
     """(prompt ids, ids of prompt and answer) -> labels for the loss."""
     for prompt, whole in (([1, 5, 6, 7], [1, 5, 6, 7, 9, 2]), ([1, 1], [1, 1, 1]), ([4], [4, 8])):
-        found = answer(list(prompt), list(whole))
+        asked = f"For the prompt {prompt} in {whole}"
+        given = list(whole)
+        said = answer(list(prompt), given)
+        try:
+            found = [int(label) for label in said]
+        except (TypeError, ValueError):
+            raise Wrong(f"{asked} it gives {said!r}, which is no list of ids.") from None
         wanted = [-100] * len(prompt) + whole[len(prompt) :]
-        if not isinstance(found, list) or len(found) != len(whole):
-            raise Wrong(f"For {whole} there should be a list of {len(whole)} labels.")
-        if found == list(whole):
-            raise Wrong("Nothing is masked: the loss would count the prompt too.")
+        if given != whole:
+            raise Wrong(f"{asked} it changes whole_ids, which the model still has to read.")
+        if len(found) != len(whole):
+            raise Wrong(
+                f"{asked} there should be {len(whole)} labels, one an id; it gives {found}."
+            )
+        if found == whole:
+            raise Wrong(f"{asked} nothing is masked: the loss would count the prompt too.")
         if found[len(prompt) :] != wanted[len(prompt) :]:
-            raise Wrong(f"The answer's own ids are missing: {found}.")
+            raise Wrong(f"{asked} it gives {found}: the answer's own ids are not all there.")
         if found != wanted:
-            raise Wrong(f"A place of the prompt still counts: {found}.")
+            raise Wrong(f"{asked} it gives {found}: a place of the prompt still counts.")
     return "A label of -100 is skipped by PyTorch's cross entropy."
 
 
 def _training_bytes(answer: Callable[[int, int, float], float]) -> str:
     """(frozen, trained, bytes of a frozen parameter) -> bytes for weights, gradients, AdamW."""
     for frozen, trained, each in ((0, 1000, 2.0), (7_000_000_000, 40_000_000, 2.0), (800, 8, 0.5)):
-        found, wanted = answer(frozen, trained, each), frozen * each + 16 * trained
+        asked = (
+            f"For {frozen:,} frozen parameters of {each:g} bytes and {trained:,} trained ones "
+            "in fp32"
+        )
+        found, wanted = _number(answer(frozen, trained, each), asked), frozen * each + 16 * trained
         if abs(found - wanted) <= 1e-6 * wanted:
             continue
         if abs(found - frozen * (each + 12) - 16 * trained) <= 1e-6 * wanted:
-            raise Wrong("Frozen parameters have no gradient and no optimizer state.")
-        raise Wrong(
-            f"For {frozen:,} frozen parameters of {each:g} bytes and {trained:,} trained ones "
-            f"it gives {found:,.0f} bytes."
-        )
+            raise Wrong(f"{asked}: a frozen one has no gradient and no optimizer state.")
+        if abs(found - frozen * each - 12 * trained) <= 1e-6 * wanted:
+            raise Wrong(f"{asked}: one of the four parts is missing, or one average of AdamW.")
+        raise Wrong(f"{asked} it gives {found:,.0f} bytes.")
     return "With 7 billion parameters frozen in 2 bytes each, training adds well under a GB."
 
 
@@ -53,33 +77,58 @@ def _merge(answer: Callable[..., Any]) -> str:
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    weight, a, b = (torch.randn(*s, generator=draw) for s in ((5, 7), (2, 7), (5, 2)))
-    before = weight.clone()
+    given = [torch.randn(*s, generator=draw) for s in ((5, 7), (2, 7), (5, 2))]
+    weight, a, b = (one.clone() for one in given)
     for alpha in (4, 2, 16):
-        found = answer(weight, a, b, alpha)
-        if not isinstance(found, torch.Tensor) or found.shape != weight.shape:
-            raise Wrong(f"The result should have the shape of W, {tuple(weight.shape)}.")
-        if torch.allclose(found, weight + alpha * b @ a, atol=1e-5):
-            raise Wrong("The update is too large: alpha is divided by something first.")
+        asked = f"For W of 5 x 7, rank 2 and alpha {alpha}"
+        said = answer(*given, alpha)
+        if not all(map(torch.equal, given, (weight, a, b))):
+            raise Wrong(f"{asked} it changes a matrix that it was given; return a new one.")
+        try:
+            found = torch.as_tensor(said).detach().float()
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong(f"{asked} it gives {type(said).__name__}, not a matrix.") from None
+        if found.shape != weight.shape:
+            raise Wrong(f"{asked} it gives the shape {tuple(found.shape)}, not that of W.")
+        if torch.allclose(found, alpha / 2 * b @ a, atol=1e-5):
+            raise Wrong(f"{asked} it gives the update alone, without W.")
+        for factor, what in ((alpha, "alpha"), (1, "1"), (0, "0"), (alpha / 7, "alpha / 7")):
+            if factor != alpha / 2 and torch.allclose(found, weight + factor * b @ a, atol=1e-5):
+                raise Wrong(f"{asked} it adds {what} times B A. What does the layer add?")
         if not torch.allclose(found, weight + alpha / 2 * b @ a, atol=1e-5):
-            raise Wrong("The result is not what the layer with LoRA beside it computes.")
-        if not torch.equal(weight, before):
-            raise Wrong("W itself was changed; return a new tensor.")
+            raise Wrong(f"{asked} the result is not what the layer with LoRA beside it computes.")
     return "One matrix again: no extra work when the model runs."
+
+
+LEARNED = ("Beat estimates.", "Loss  narrowed, shares up", "Guidance cut!")
+TESTED = {  # test text -> whether it stands in LEARNED
+    "beat estimates": True,
+    "LOSS narrowed; shares up.": True,
+    "Guidance cut": True,
+    "A new text.": False,
+    "Guidance": False,
+    "Guidance cut again by a third.": False,
+    "Shares up, loss narrowed": False,
+    "Beat estimate": False,
+}
 
 
 def _leaks(answer: Callable[[list[str], list[str]], Any]) -> str:
     """(train texts, test texts) -> the test texts that are in training too."""
-    train = ["Beat estimates.", "Loss  narrowed, shares up", "Guidance cut!"]
-    test = ["beat estimates", "A new text.", "LOSS narrowed; shares up.", "Guidance cut"]
-    found = list(answer(list(train), list(test)))
-    for text in (test[0], test[2], test[3]):
-        if text not in found:
+    said = answer(list(LEARNED), list(TESTED))
+    if isinstance(said, str) or not hasattr(said, "__iter__"):
+        raise Wrong(f"It gives {said!r}; several test texts should come back, as a list.")
+    found = list(said)
+    for text in found:
+        if text not in TESTED:
+            raise Wrong(f"It gives {text!r}, which is none of the test texts as they stand there.")
+    for text, leaks in TESTED.items():
+        if leaks and text not in found:
             raise Wrong(f"It misses {text!r}: capitals, spaces and punctuation make no new text.")
-    if test[1] in found:
-        raise Wrong("It reports a text that is in the test only.")
-    if list(answer(["a b"], [])) or list(answer([], ["a b"])) or list(answer(["ab"], ["a b"])):
-        raise Wrong("It reports a leak between texts that differ.")
+        if text in found and not leaks:
+            raise Wrong(f"It reports {text!r}, and the training texts are {', '.join(LEARNED)}")
+    if list(answer(["One text."], [])) or list(answer([], ["One text."])):
+        raise Wrong("With no training texts, or no test texts, it still reports a leak.")
     return "Run it on every data set before you believe a test score."
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from course_utils import plots, settings
 from course_utils.chat import templates as chat_templates
+from course_utils.errors import CourseError
 from course_utils.explorers.controls import WIDE, boxed, one_of
 from course_utils.plots import Shown
 from course_utils.sentiment import Messages
@@ -14,17 +15,21 @@ from course_utils.sentiment import Messages
 def _chat_step(
     tokenizer: Any, chat: Messages, template: str | None, add_generation_prompt: bool
 ) -> Shown:
-    """The prompt of `chat` as a strip, with its token count; or why the template refuses it."""
-    from jinja2 import TemplateError
+    """The prompt of `chat` as a strip, with its token count; or why the template refuses it.
 
+    In a format whose marks this tokenizer cuts to pieces, runs of text in place of tokens.
+    """
     try:
-        pieces = chat_templates.pieces(tokenizer, chat, template, add_generation_prompt)
-    except TemplateError as error:
-        text = f"The template refuses these messages: {error}"
-        return Shown(text, html=boxed(html.escape(text)))
-    strip = plots.chat_strip(pieces)
+        runs = chat_templates.segments(tokenizer, chat, template, add_generation_prompt)
+        unknown = chat_templates.unknown_marks(tokenizer, runs)
+        if not unknown:
+            runs = chat_templates.pieces(tokenizer, chat, template, add_generation_prompt)
+    except CourseError as error:
+        return Shown(str(error), html=boxed(html.escape(str(error))))
+    strip = plots.chat_strip(runs)
     last = f"messages so far: {len(chat)}, the last one from the {chat[-1]['role']}"
-    text = f"{last}; tokens: {len(pieces)}"
+    many = f"not counted, {unknown[0]} is none of this tokenizer's" if unknown else len(runs)
+    text = f"{last}; tokens: {many}"
     return Shown(f"{text}\n{strip.text}", html=f"{boxed(html.escape(text))}{strip.html}")
 
 

@@ -11,13 +11,12 @@ from course_utils.errors import CourseError
 from course_utils.explorers.controls import WIDE, as_html, boxed, message, one_of
 from course_utils.memory import fit, predict, shapes
 from course_utils.plots import Shown
-from course_utils.units import size
+from course_utils.units import GIB, size
 
-GIB = 2**30
 MODELS = shapes.NAMES
 RUNGS = ("fp16", "int8", "nf4", "nf4-dq", "gptq-4bit")
 BLOCKS = (16, 32, 64, 128, 256)
-
+OUTLIERS = (1, 2, 5, 10, 20, 50, 100)
 
 # (format, its bits by what they are for): IEEE 754 for fp32 and fp16, Google's bfloat16
 FORMATS = (
@@ -79,7 +78,7 @@ def rounded(weights: Any, bits: int, block: int) -> Any:
     return torch.cat(out)
 
 
-def _rounding(row: Any, bits: int, block: int, outlier: float) -> Shown:
+def _rounding(row: Any, bits: int, block: int, outlier: int) -> Shown:
     """Weights against what rounding makes of them; the outlier is left out of picture and error."""
     weights = row.clone()
     weights[0] = outlier * row.abs().max()
@@ -96,20 +95,20 @@ def _rounding(row: Any, bits: int, block: int, outlier: float) -> Shown:
         )
         png = plots.as_png(figure)
     text = (
-        f"{bits} bits, blocks of {block}, outlier {outlier:.3g} times the largest weight: about "
+        f"{bits} bits, blocks of {block}, outlier {outlier:g} times the largest weight: about "
         f"{error:.0f} % error, {bits + overhead:.2f} bits a weight with 16-bit scales"
     )
     return Shown(text, png=png)
 
 
-def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> Any:
+def rounding(row: Any, bits: int = 4, block: int = 64, outlier: int = 1) -> Any:
     """Round a row of weights: bits, block size and an outlier in the first place.
 
     Args:
         row: a 1-d tensor of weights, at least 256 long.
         bits: 2 to 8.
         block: how many weights share a scale.
-        outlier: the first weight, as a multiple of the largest other one.
+        outlier: the first weight, as a multiple of the largest other one: one of `OUTLIERS`.
 
     Returns:
         A widget; a `Shown` while a program runs the notebook.
@@ -123,8 +122,8 @@ def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> 
     controls = {
         "bits": widgets.IntSlider(bits, 2, 8, description="bits:", **wide),
         "block": widgets.SelectionSlider(options=BLOCKS, value=block, description="block:", **wide),
-        "outlier": widgets.FloatLogSlider(
-            outlier, min=0, max=2, step=0.1, readout_format=".3g", description="outlier x:", **wide
+        "outlier": widgets.SelectionSlider(
+            options=OUTLIERS, value=outlier, description="outlier x:", **wide
         ),
     }
     result = widgets.HTML()
@@ -139,27 +138,31 @@ def rounding(row: Any, bits: int = 4, block: int = 64, outlier: float = 1.0) -> 
     return widgets.VBox([*controls.values(), result])
 
 
-def _vram(model: str, rung: str, batch: int, length: int, card: str) -> Shown:
-    """A stacked bar of predicted memory against one card's."""
+def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int) -> Shown:
+    """A stacked bar of predicted memory on all cards together, against what they have."""
     config, on = shapes.config(model), fit.card(card)
-    need = predict.inference(config, rung, batch=batch, length=length)
-    verdict = fit.fits(config, rung, on, batch=batch, length=length)
+    parts = dict(predict.inference(config, rung, batch=batch, length=length).parts)
+    for each in ("activations", "overhead"):  # every card needs its own
+        parts[each] *= count
+    verdict = fit.fits(config, rung, on, batch=batch, length=length, count=count)
+    cards = f"{count} x {card}" if count > 1 else card
+    room, total = count * on.usable_bytes, sum(parts.values())
     with plots.canvas(height=2.2) as (figure, axes):
         left = 0.0
-        for i, (part, n_bytes) in enumerate(need.parts.items()):
+        for i, (part, n_bytes) in enumerate(parts.items()):
             axes.barh([0], [n_bytes / GIB], left=left, color=plots.PALETTE[i], label=part)
             left += n_bytes / GIB
-        axes.axvline(on.usable_gib, color=plots.INK, linestyle="--")
-        axes.annotate(f" {on.name}", (on.usable_gib, 0.42))
+        axes.axvline(room / GIB, color=plots.INK, linestyle="--")
+        axes.annotate(f" {cards}", (room / GIB, 0.42))
         axes.set(title="", xlabel="GiB (predicted)", yticks=[], ylim=(-0.5, 0.7))
-        axes.set_xlim(0, 1.15 * max(left, on.usable_gib))
+        axes.set_xlim(0, 1.15 * max(left, room / GIB))
         figure.legend(loc="outside upper left", ncols=4)
         png = plots.as_png(figure)
-    parts = ", ".join(f"{part} {size(n)}" for part, n in need.parts.items())
-    answer = "fits" if verdict.ok else "does not fit"
+    listed = ", ".join(f"{part} {size(n)}" for part, n in parts.items())
+    answer = "fits" if verdict.ok else f"does not fit: {verdict.reason}"
     text = (
-        f"{model} in {rung}, {batch} x {length:,} tokens on {card}: {answer}\n"
-        f"needs {size(need.total)} of {size(on.usable_bytes)} ({parts})"
+        f"{model} in {rung}, {batch} x {length:,} tokens on {cards}: {answer}\n"
+        f"needs {size(total)} of {size(room)} ({listed})"
     )
     return Shown(text, png=png)
 
@@ -170,14 +173,15 @@ def vram(
     batch: int = 1,
     length: int = 2048,
     card: str = "T4",
+    count: int = 1,
 ) -> Any:
-    """Model, precision, batch, context and card: does it fit? All predicted.
+    """Model, precision, batch, context, card and how many of them: does it fit? All predicted.
 
     Returns:
         A widget; a `Shown` while a program runs the notebook.
     """
     if settings.static():
-        return _vram(model, rung, batch, length, card)
+        return _vram(model, rung, batch, length, card, count)
     import ipywidgets as widgets
 
     wide = {"style": WIDE, "layout": widgets.Layout(width="60%")}
@@ -191,6 +195,7 @@ def vram(
             options=lengths, value=length, description="context:", **wide
         ),
         "card": widgets.SelectionSlider(options=names, value=card, description="card:", **wide),
+        "count": widgets.IntSlider(count, 1, 4, description="cards:", **wide),
     }
     result = widgets.HTML()
 

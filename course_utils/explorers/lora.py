@@ -1,5 +1,6 @@
 """Turn rank and modules, and see how many parameters LoRA trains."""
 
+import html
 from typing import Any
 
 from course_utils import plots, settings
@@ -58,7 +59,8 @@ def lora_counter(
 
     def redraw(_: object = None) -> None:
         shown = _lora_counted(models, slider.value, layers.value)
-        result.value = as_html(shown, boxed("\n".join(shown.text.splitlines()[-len(models) :])))
+        lines = "\n".join(shown.text.splitlines()[-len(models) :])
+        result.value = as_html(shown, boxed(html.escape(lines)))
 
     for control in (slider, layers):
         control.observe(redraw, names="value")

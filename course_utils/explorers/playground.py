@@ -4,6 +4,7 @@ import html
 from typing import Any
 
 from course_utils import plots, sentiment, settings
+from course_utils.chat import templates as chat_templates
 from course_utils.errors import CourseError
 from course_utils.explorers.controls import COFFEE, ROOM, WIDE, as_html, boxed, message, one_of
 from course_utils.plots import Shown
@@ -16,30 +17,18 @@ def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
     Raises:
         CourseError: the review is empty, no text, too long, or refused by the chat template.
     """
-    from jinja2 import TemplateError
-
     if not review.strip():
         raise CourseError("There is no review yet.", "", "Type one and press Enter.")
     chat = sentiment.messages(review)
-    try:
-        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
-    except TemplateError as error:
-        raise CourseError(
-            "The chat template refuses this text.", str(error), "Leave that part out."
-        ) from None
-    sentiment.check_room(model, len(prompt["input_ids"]), ROOM)
+    prompt = chat_templates.render(tokenizer, chat)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    sentiment.check_room(model, len(ids), ROOM)
     reply = sentiment.local_complete(model, tokenizer)(chat)
     chances = sentiment.label_probabilities(model, tokenizer, chat)
     title = "Probability of the reply's first word"
-    chart = plots.bars(
-        chances, title, number="{:.1f}", highlight=[_top(chances)], in_picture="{:.3f}"
-    )
+    top = max(chances, key=lambda name: chances[name])
+    chart = plots.bars(chances, title, number="{:.1f}", highlight=[top], in_picture="{:.3f}")
     return reply, chart
-
-
-def _top(chances: dict[str, float]) -> str:
-    """The name with the highest value."""
-    return max(chances, key=lambda name: chances[name])
 
 
 def playground(model: Any, tokenizer: Any, review: str = COFFEE) -> Any:

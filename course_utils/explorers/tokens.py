@@ -1,7 +1,7 @@
 """Build a text token by token, and see what temperature and top_p do to the choice."""
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from course_utils import plots, sentiment, settings
@@ -34,59 +34,87 @@ def temper(logits: Any, temperature: float, top_p: float) -> tuple[Any, Any]:
     return chances, kept
 
 
-def _logits(model: Any, ids: list[int]) -> Any:
-    """The scores of the token after `ids`, on the CPU."""
-    import torch
-
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([ids], device=model.device)).logits
-    return logits[0, -1].float().cpu()
-
-
-def _names(tokenizer: Any, ids: list[int]) -> list[str]:
+def token_names(tokenizer: Any, ids: Iterable[int]) -> list[str]:
     """Tokens as readable names, all different: what stands for a space is shown as one."""
     names: list[str] = []
-    for token in ids:
-        piece = str(tokenizer.convert_ids_to_tokens(token)).replace("▁", " ").replace("Ġ", " ")
-        name = repr(piece)
+    for token in map(int, ids):
+        piece = str(tokenizer.convert_ids_to_tokens(token))
+        # Only the pieces of byte-level tokenizers need decoding; others lose their space by it.
+        if not piece.startswith(("▁", "<0x")):
+            piece = tokenizer.decode([token])
+        name = repr(piece.replace("▁", " "))
         names.append(f"{name} #{token}" if name in names else name)
     return names
 
 
-def _candidates(tokenizer: Any, logits: Any, temperature: float, top_p: float) -> Shown:
-    """The likeliest next tokens, those that can be drawn brought out, and all others together."""
-    chances, kept = temper(logits, temperature, top_p)
-    ids = chances.argsort(descending=True, stable=True)[:CANDIDATES].tolist()
-    names = _names(tokenizer, ids)
-    values = {name: chances[token].item() for name, token in zip(names, ids, strict=True)}
-    others = f"{len(chances) - len(ids):,} others"
-    values[others] = max(0.0, 1 - sum(values.values()))
-    drawable = [name for name, token in zip(names, ids, strict=True) if kept[token]]
-    if int(kept.sum()) > len(drawable):
-        drawable.append(others)
-    title = f"Next token at temperature {temperature:g}; top_p {top_p:g} keeps {int(kept.sum()):,}"
-    return plots.bars(values, title, number="{:.2f}", highlight=drawable)
+class _Text:
+    """The text that `next_token` builds: what was typed, what was added, and the scores after."""
+
+    def __init__(self, model: Any, tokenizer: Any, typed: str) -> None:
+        import torch
+
+        self.model, self.tokenizer = model, tokenizer
+        self.typed, self.added = typed, list[int]()
+        # Dice of its own, so that playing leaves the notebook's seed alone.
+        self._dice = torch.Generator().manual_seed(0)
+        self._known: tuple[list[int], Any] = ([], None)  # a move of a slider asks no model
+
+    def start(self, typed: str) -> None:
+        """Begin anew with another text."""
+        self.typed = typed
+        self.added.clear()
+
+    def logits(self) -> Any:
+        """The scores of the next token, on the CPU.
+
+        Raises:
+            CourseError: there is no text yet, or no more room in the model's context.
+        """
+        import torch
+
+        ids = [*self.tokenizer(self.typed)["input_ids"], *self.added]
+        sentiment.check_room(self.model, len(ids), ROOM)
+        if not ids:
+            raise CourseError("There is no text yet.", "", "Type a word and press Enter.")
+        if self._known[0] != ids:
+            inputs = torch.tensor([ids], device=self.model.device)
+            with torch.inference_mode():
+                self._known = ids, self.model(input_ids=inputs).logits[0, -1].float().cpu()
+        return self._known[1]
+
+    def add_likeliest(self) -> None:
+        """Append the token with the highest score."""
+        self.added.append(int(self.logits().argmax()))
+
+    def draw(self, temperature: float, top_p: float) -> None:
+        """Append a token drawn from those that `top_p` keeps."""
+        import torch
+
+        chances, kept = temper(self.logits(), temperature, top_p)
+        self.added.append(int(torch.multinomial(chances * kept, 1, generator=self._dice)))
+
+    def undo(self) -> None:
+        """Take the last token back."""
+        del self.added[-1:]
+
+    def chart(self, temperature: float, top_p: float) -> Shown:
+        """The likeliest next tokens; brought out are those in the draw."""
+        chances, kept = temper(self.logits(), temperature, top_p)
+        ids = chances.argsort(descending=True, stable=True)[:CANDIDATES]
+        names = token_names(self.tokenizer, ids)
+        values = dict(zip(names, chances[ids].tolist(), strict=True))
+        drawable = [name for name, inside in zip(names, kept[ids].tolist(), strict=True) if inside]
+        chances[ids] = 0.0
+        for what, others in (("in the draw", kept), ("cut off", ~kept)):
+            count = int(others.sum() - others[ids].sum())
+            if count:
+                values[f"{count:,} others, {what}"] = chances[others].sum().item()
+        title = f"Next token, temperature {temperature:g}; top_p {top_p:g} keeps {kept.sum():,}"
+        return plots.bars(values, title, number="{:.2f}", highlight=drawable)
 
 
-def next_token(
-    model: Any,
-    tokenizer: Any,
-    text: str = "The food was",
-    temperature: float = 0.7,
-    top_p: float = 0.9,
-) -> Any:
-    """Build a text token by token, and see what temperature and top_p do to the choice.
-
-    Orange bars can be drawn, blue ones are cut off by top_p.
-
-    Returns:
-        A widget; a `Shown` for `text` while a program runs the notebook.
-    """
-    if settings.static():
-        chart = _candidates(
-            tokenizer, _logits(model, tokenizer(text)["input_ids"]), temperature, top_p
-        )
-        return Shown(f"text: {text}\n\n{chart.text}", png=chart.png)
+def _controls(text: str, temperature: float, top_p: float) -> tuple[Any, Any, Any]:
+    """The box and the two sliders of `next_token`."""
     import ipywidgets as widgets
 
     slider: dict[str, Any] = {"step": 0.1, "continuous_update": False, "style": WIDE}
@@ -101,75 +129,52 @@ def next_token(
         value=temperature, min=0.1, max=3.0, description="temperature", **slider
     )
     share = widgets.FloatSlider(value=top_p, min=0.1, max=1.0, description="top_p", **slider)
-    result = widgets.HTML()
-    redraw, buttons = _token_steps(model, tokenizer, box, warmth, share, result)
-    for control in (box, warmth, share):
-        control.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([box, warmth, share, widgets.HBox(buttons), result])
+    return box, warmth, share
 
 
-def _token_steps(
-    model: Any, tokenizer: Any, box: Any, warmth: Any, share: Any, result: Any
-) -> tuple[Callable[..., None], list[Any]]:
-    """What happens on a change in `next_token`: (redraw, its buttons)."""
+def next_token(
+    model: Any,
+    tokenizer: Any,
+    text: str = "The food was",
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+) -> Any:
+    """Build a text token by token, and see what temperature and top_p do to the choice.
+
+    Orange tokens can be drawn, blue ones are cut off by top_p.
+
+    Returns:
+        A widget; a `Shown` for `text` while a program runs the notebook.
+    """
+    built = _Text(model, tokenizer, text)
+    if settings.static():
+        chart = built.chart(temperature, top_p)
+        return Shown(f"text: {text}\n\n{chart.text}", png=chart.png)
     import ipywidgets as widgets
-    import torch
 
-    # A generator of its own, so that playing leaves the notebook's seed alone.
-    dice = torch.Generator().manual_seed(0)
-    added: list[int] = []
-    known: dict[tuple[int, ...], Any] = {}
+    box, warmth, share = _controls(text, temperature, top_p)
+    result = widgets.HTML()
 
-    def logits() -> Any:
-        ids = [*tokenizer(box.value)["input_ids"], *added]
-        sentiment.check_room(model, len(ids), ROOM)
-        if not ids:
-            raise CourseError("There is no text yet.", "", "Type a word and press Enter.")
-        if tuple(ids) not in known:
-            known.clear()
-            known[tuple(ids)] = _logits(model, ids)
-        return known[tuple(ids)]
-
-    def redraw(change: Any = None) -> None:
-        if change is not None and change["owner"] is box:
-            added.clear()
+    def after(change: Callable[[], object]) -> None:
         try:
-            chart = _candidates(tokenizer, logits(), warmth.value, share.value)
+            change()
+            chart = built.chart(warmth.value, share.value)
         except CourseError as error:
             result.value = message(error)
             return
-        new = html.escape(tokenizer.decode(added)) if added else ""
-        result.value = as_html(chart, boxed(f"{html.escape(box.value)}<b>{new}</b>"))
+        new = html.escape(tokenizer.decode(built.added)) if built.added else ""
+        result.value = as_html(chart, boxed(f"{html.escape(built.typed)}<b>{new}</b>"))
 
-    def add(choose: Callable[[Any], Any]) -> Callable[[object], None]:
-        def step(_: object) -> None:
-            try:
-                added.append(int(choose(logits())))
-            except CourseError as error:
-                result.value = message(error)
-                return
-            redraw()
-
-        return step
-
-    def draw(scores: Any) -> Any:
-        chances, kept = temper(scores, warmth.value, share.value)
-        return torch.multinomial(chances * kept, 1, generator=dice)
-
-    def undo(_: object) -> None:
-        if added:
-            added.pop()
-        redraw()
-
-    actions: dict[str, Callable[[object], None]] = {
-        "Add the likeliest": add(lambda scores: scores.argmax()),
-        "Draw one": add(draw),
-        "Undo": undo,
+    actions: dict[str, Callable[[], object]] = {
+        "Add the likeliest": built.add_likeliest,
+        "Draw one": lambda: built.draw(warmth.value, share.value),
+        "Undo": built.undo,
     }
-    buttons = []
-    for name, action in actions.items():
-        button = widgets.Button(description=name)
-        button.on_click(action)
-        buttons.append(button)
-    return redraw, buttons
+    buttons = [widgets.Button(description=name) for name in actions]
+    for button, action in zip(buttons, actions.values(), strict=True):
+        button.on_click(lambda _, action=action: after(action))
+    box.observe(lambda change: after(lambda: built.start(change["new"])), names="value")
+    for control in (warmth, share):
+        control.observe(lambda _: after(lambda: None), names="value")
+    after(lambda: None)
+    return widgets.VBox([box, warmth, share, widgets.HBox(buttons), result])

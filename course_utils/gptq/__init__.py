@@ -1,5 +1,5 @@
 """GPTQ: quantizing with GPTQModel and AutoGPTQ, and how their checkpoints lie on disk."""
 
-from course_utils.gptq.gptqmodel import INSTALL, perplexity, quantize, quiet_gptq, why_not
+from course_utils.gptq.gptqmodel import INSTALL, quantize, quiet_gptq, why_not
 
-__all__ = ["INSTALL", "perplexity", "quantize", "quiet_gptq", "why_not"]
+__all__ = ["INSTALL", "quantize", "quiet_gptq", "why_not"]

@@ -15,6 +15,7 @@ from course_utils.errors import CourseError
 from course_utils.gptq import build as gptq_build
 from course_utils.gptq import layouts as gptq_layouts
 from course_utils.gptq import recipes as gptq_recipes
+from course_utils.gptq.child import Home
 from course_utils.gptq.gptqmodel import install
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,11 @@ SETUP = "Run `make autogptq`, or: python -m course_utils setup autogptq"
 def python() -> Path:
     """The Python of AutoGPTQ's environment, whether it is there or not."""
     return HOME / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def home() -> Home:
+    """The environment as a child process's home: on the CPU where there is no CUDA."""
+    return Home(python(), ENV, gptq_recipes.let_autogptq_use_the_cpu)
 
 
 def _stamp() -> str:
@@ -101,7 +107,8 @@ def quantize(
 ) -> Path:
     """Quantize a checkpoint with auto-gptq, in its environment; see `gptq.quantize`.
 
-    The folder is as auto-gptq writes it: `gptq_layouts.convert` makes it readable for others.
+    The weights' file and the settings are auto-gptq's own: `gptq_layouts.convert` makes them
+    readable for others.
     Without CUDA, `from_pretrained` is replaced by one that works on the CPU
     (`gptq_recipes.let_autogptq_use_the_cpu`), for a recipe from a cell too.
 
@@ -109,23 +116,8 @@ def quantize(
         CourseError: no environment; or as `gptq.quantize`.
     """
     check_ready()
-    return gptq_build.build(
-        recipe or gptq_recipes.with_autogptq,
-        model,
-        out,
-        texts,
-        bits,
-        group_size,
-        python=python(),
-        env=ENV,
-        first=gptq_recipes.let_autogptq_use_the_cpu,
-        as_made=True,
-    )
-
-
-def perplexity(folder: str | Path, texts: Sequence[str], check: bool = True) -> float:
-    """Perplexity of a GPTQ checkpoint when auto-gptq reads it; see `perplexities`."""
-    return perplexities([folder], texts, check)[0]
+    order = gptq_build.Order(model, out, texts, bits, group_size)
+    return gptq_build.build(recipe or gptq_recipes.with_autogptq, order, home())
 
 
 def perplexities(
@@ -144,5 +136,4 @@ def perplexities(
     check_ready()
     for folder in folders if check else ():
         gptq_layouts.check_readable(folder, "auto-gptq")
-    reader = gptq_recipes.read_with_autogptq
-    return gptq_build.read(reader, folders, texts, python=python(), env=ENV)
+    return gptq_build.read(gptq_recipes.read_with_autogptq, folders, texts, home())

@@ -7,6 +7,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +35,23 @@ LAYER = re.compile(r"[Qq]uantizing layer (\d+)(?: of |/)(\d+)")
 BLOCKS = re.compile(r"Quantizing \S+ blocks.*\b(\d+)/(\d+)")
 
 
-def build(
-    recipe: Recipe,
-    model: str | Path,
-    out: str | Path,
-    texts: Sequence[str],
-    bits: int,
-    group_size: int,
-    *,
-    python: str | Path,
-    env: dict[str, str],
-    first: Callable[[], None] | None = None,
-    as_made: bool = False,
-) -> Path:
+@dataclass(frozen=True)
+class Order:
+    """What is to be quantized, as `gptq.quantize` takes it."""
+
+    model: str | Path
+    out: str | Path
+    texts: Sequence[str]
+    bits: int
+    group_size: int
+
+
+def build(recipe: Recipe, order: Order, home: child.Home) -> Path:
     """Run a recipe in a child process; the folder appears when it is whole. See `gptq.quantize`."""
-    source, out = Path(model).expanduser().resolve(), Path(out).expanduser().resolve()
-    need = check_request(source, bits, group_size)
-    ready = calibration(source, texts)
+    source = Path(order.model).expanduser().resolve()
+    out = Path(order.out).expanduser().resolve()
+    need = check_request(source, order.bits, order.group_size)
+    texts = calibration(source, order.texts)
     free = machine.disk_free_bytes(out.parent)
     if free < need:
         raise CourseError(
@@ -58,24 +59,15 @@ def build(
             f"It takes up to {size(need)}, and {size(free)} are free.",
             "Free some space, or quantize into a folder on another disk.",
         )
-    with gptq_layouts.new_folder(out, source) as made, _explained("Quantizing", out):
-        work = made.parent
-        arguments: dict[str, Any] = {"model": str(source), "out": str(made), "texts": ready}
-        arguments |= {"bits": bits, "group_size": group_size}
+    new = child.new_folder(out, source, gptq_layouts.replaceable)
+    with new as made, _explained("Quantizing", out):
         made.rmdir()  # the recipe makes it
-        child.run(
-            recipe,
-            arguments,
-            work,
-            python=python,
-            env={**env, **_own_temporary_folder(work)},
-            doing=f"quantizing to {bits} bits",
-            step=_layer,
-            first=first,
-        )
+        arguments: dict[str, Any] = {"model": str(source), "out": str(made), "texts": texts}
+        arguments |= {"bits": order.bits, "group_size": order.group_size}
+        doing = f"quantizing to {order.bits} bits"
+        child.run([recipe], arguments, made.parent, _within(home, made.parent), doing, _layer)
         _check_made(made, recipe)
-        if not as_made:
-            _same_as_before(made, source)
+        _same_as_before(made, source)
     return out
 
 
@@ -83,24 +75,15 @@ def read(
     reader: Callable[..., Any],
     folders: Sequence[str | Path],
     texts: Sequence[str],
-    *,
-    python: str | Path,
-    env: dict[str, str],
+    home: child.Home,
 ) -> list[float]:
     """Perplexities of checkpoints as `reader(folders, texts)` finds them in one child process."""
     sources = [Path(folder).expanduser().resolve() for folder in folders]
+    arguments = {"folders": [str(source) for source in sources], "texts": list(texts)}
     work = child.folder_beside(sources[0])
     try:
         with _explained("Reading", sources[0]):
-            return child.run(
-                reader,
-                {"folders": [str(source) for source in sources], "texts": list(texts)},
-                work,
-                python=python,
-                env={**env, **_own_temporary_folder(work)},
-                doing="reading",
-                also=[perplexity],
-            )
+            return child.run([perplexity, reader], arguments, work, _within(home, work), "reading")
     finally:
         child.remove(work)
 
@@ -165,11 +148,12 @@ def calibration(source: Path, texts: Sequence[str]) -> list[str]:
     return [text for text, n in zip(ready, lengths, strict=True) if n >= FEWEST_TOKENS]
 
 
-def _own_temporary_folder(work: Path) -> dict[str, str]:
-    """Settings that keep a library's temporary files and caches inside `work`."""
-    (work / "tmp").mkdir(exist_ok=True)
-    place = str(work / "tmp")
-    return {"TMPDIR": place, "TEMP": place, "TMP": place, "XDG_CACHE_HOME": place}
+def _within(home: child.Home, work: Path) -> child.Home:
+    """The same home with a library's temporary files and caches inside `work`."""
+    place = work / "tmp"
+    place.mkdir(exist_ok=True)
+    inside = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "HF_HOME"), str(place))
+    return replace(home, env={**home.env, **inside})
 
 
 def _layer(line: str) -> tuple[int, int] | None:

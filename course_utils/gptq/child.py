@@ -19,8 +19,9 @@ import sys
 import tempfile
 import textwrap
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,56 @@ class ChildFailed(Exception):
         return any(FULL.search(line) for line in self.log)
 
 
+@dataclass(frozen=True)
+class Home:
+    """Where a child runs.
+
+    Attributes:
+        python: the Python to run; this one by default.
+        env: settings on top of this process's environment.
+        first: called in the child before the function, to get things ready.
+    """
+
+    python: str | Path = sys.executable
+    env: dict[str, str] = field(default_factory=dict)
+    first: Callable[[], None] | None = None
+
+
 def folder_beside(out: Path) -> Path:
     """A new hidden folder next to `out`: on the same disk, so that a rename moves what is in it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+
+
+@contextmanager
+def new_folder(out: Path, source: Path, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
+    """An empty folder that becomes `out` when the block ends well, and vanishes when it does not.
+
+    It lies beside `out`, in a hidden folder of its own that may hold temporary files too.
+
+    Raises:
+        CourseError: `out` is `source`, or holds something that is not `replaceable`.
+    """
+    if out == source or out in source.parents:
+        raise CourseError(
+            f"{out.name!r} would be replaced while it is read.", "", "Write into another folder."
+        )
+    if out.exists() and not replaceable(out):
+        raise CourseError(
+            f"There is something else at {out.name!r} already.",
+            "Only a quantized checkpoint from before would be replaced.",
+            "Write into another folder.",
+        )
+    work = folder_beside(out)
+    try:
+        made = work / out.name
+        made.mkdir()
+        yield made
+        if out.exists():
+            shutil.rmtree(out)
+        made.rename(out)
+    finally:
+        remove(work)
 
 
 def source_of(function: Callable[..., Any]) -> str:
@@ -100,44 +147,37 @@ def source_of(function: Callable[..., Any]) -> str:
 
 
 def run(
-    function: Callable[..., Any],
+    functions: Sequence[Callable[..., Any]],
     arguments: dict[str, Any],
     folder: Path,
-    *,
-    python: str | Path = sys.executable,
-    env: dict[str, str] | None = None,
+    home: Home = Home(),
     doing: str = "working",
     step: Step | None = None,
-    first: Callable[[], None] | None = None,
-    also: Sequence[Callable[..., Any]] = (),
 ) -> Any:
-    """Call `function(**arguments)` in a process of its own and return what it returns.
+    """Call the last function with `arguments` in a process of its own; return what it returns.
 
     Args:
-        function: self-contained; see the top of this file.
+        functions: self-contained (see the top of this file); the last one may call the others.
         arguments: what JSON can hold. Paths must be absolute: the child works in `folder`.
         folder: an existing folder for the child alone. Removing it is the caller's.
-        python: the Python to run; this one by default.
-        env: settings on top of this process's environment.
+        home: the Python to run it with, its settings, and what comes first.
         doing: what the progress line says.
         step: reads (done, total) from a printed line, for the progress line.
-        first: called in the child before `function`, to get things ready.
-        also: functions that `function` calls by name.
 
     Raises:
         ChildFailed: it raised or was killed.
         CourseError: its source cannot be had.
     """
-    functions = [*also, *([first] if first else []), function]
-    source = "\n\n".join(source_of(f) for f in functions)
-    calls = [f"{first.__name__}()"] if first else []
-    calls.append(f"result = {function.__name__}(**arguments)")
-    task = "from __future__ import annotations\n\n" + source
+    first = [home.first] if home.first else []
+    calls = [f"{one.__name__}()" for one in first]
+    calls.append(f"result = {functions[-1].__name__}(**arguments)")
+    task = "from __future__ import annotations\n\n"
+    task += "\n\n".join(source_of(function) for function in [*first, *functions])
     task += MAIN.replace("CALLS", "\n    ".join(calls))
     (folder / "task.py").write_text(task, encoding="utf-8")
     (folder / "arguments.json").write_text(json.dumps(arguments), encoding="utf-8")
     log: deque[str] = deque(maxlen=200)
-    process = _start(python, folder, env or {})
+    process = _start(home, folder)
     try:
         _follow(process, log, doing, step)
         code = process.wait()
@@ -153,13 +193,13 @@ def run(
     raise ChildFailed(log)
 
 
-def _start(python: str | Path, folder: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
+def _start(home: Home, folder: Path) -> "subprocess.Popen[str]":
     """Start the child in its folder, in its own session: an interrupt is passed on by us alone."""
     kept = {k: v for k, v in os.environ.items() if k not in PARENTS_OWN}
     kept |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "ignore"}
     windows = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     return subprocess.Popen(
-        [str(python), "-P", "task.py"],
+        [str(home.python), "-P", "task.py"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -167,7 +207,7 @@ def _start(python: str | Path, folder: Path, env: dict[str, str]) -> "subprocess
         encoding="utf-8",
         errors="replace",
         cwd=folder,
-        env={**kept, **env},
+        env={**kept, **home.env},
         start_new_session=not windows,
         creationflags=windows,
     )

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,8 @@ from pathlib import Path
 from course_utils import machine
 from course_utils.errors import CourseError
 from course_utils.gptq import build as gptq_build
-from course_utils.gptq import layouts as gptq_layouts
-from course_utils.gptq.recipes import read_with_gptqmodel, with_gptqmodel, with_transformers
-
-__all__ = ["perplexity", "quantize", "quiet_gptq", "why_not", "with_gptqmodel", "with_transformers"]
+from course_utils.gptq.child import Home
+from course_utils.gptq.recipes import with_gptqmodel
 
 INSTALL = 'Run `make gptq`, or: pip install -c constraints.txt -e ".[gptq]"'
 NO_COMPILER = (
@@ -150,22 +149,13 @@ def quantize(
         >>> AutoModelForCausalLM.from_pretrained(folder)  # doctest: +SKIP
     """
     check_installed()
-    recipe = recipe or with_gptqmodel
-    return gptq_build.build(
-        recipe, model, out, texts, bits, group_size, python=sys.executable, env=env()
-    )
+    order = gptq_build.Order(model, out, texts, bits, group_size)
+    return gptq_build.build(recipe or with_gptqmodel, order, home())
 
 
-def perplexity(folder: str | Path, texts: Sequence[str]) -> float:
-    """Perplexity of a GPTQ checkpoint when GPTQModel itself reads it, in a child process.
-
-    Raises:
-        CourseError: the extra is missing; GPTQModel does not read this checkpoint.
-    """
-    check_installed()
-    gptq_layouts.check_readable(folder, "gptqmodel")
-    found = gptq_build.read(read_with_gptqmodel, [folder], texts, python=sys.executable, env=env())
-    return found[0]
+def home() -> Home:
+    """This Python as a child process's home, with GPTQModel's settings."""
+    return Home(env=env())
 
 
 @contextlib.contextmanager
@@ -198,12 +188,15 @@ def _import_quietly() -> None:
     """Import gptqmodel without its banner, and let it log errors only.
 
     On a CPU its plain PyTorch kernel, the one for 8 bits, would be compiled at its first use: that
-    takes half a minute and a C++ compiler, and gains nothing that a lesson could see.
+    takes half a minute and a C++ compiler, and gains nothing that a lesson could see. Without
+    HF_HOME it would make a folder /tmp/tokenicer_hf_home and leave it there.
     """
     os.environ.update({name: value for name, value in env().items() if name.startswith("GPTQ")})
     logging.disable(logging.CRITICAL)
     nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    hide = contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere)
+    with hide[0], hide[1], tempfile.TemporaryDirectory() as place:
+        os.environ.setdefault("HF_HOME", place)
         import gptqmodel  # noqa: F401
         import torch
         from gptqmodel.nn_modules.qlinear import torch as plain_kernel

@@ -5,23 +5,36 @@ packed weights are the same. The differences are the name of the weights' file, 
 and the version of the format: `gptq` stores each group's zero point less one, `gptq_v2` as it is.
 Only the JSON tells them apart, and auto-gptq does not look: it reads every zero one too high.
 
-This module reads and writes files; it runs no model.
+What this module does not know (another format, a setting, tensors that do not fit the bits) it
+refuses and never rewrites. It reads and writes files; it runs no model.
 """
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.gptq import child
+from course_utils.gptq import child, packing
 
 READERS = ("transformers", "gptqmodel", "auto-gptq")
+FORMATS = ("gptq", "gptq_v2")
+BITS = (2, 3, 4, 8)
 WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 SETTINGS = "quantize_config.json"
+# Settings that say how the weights were found, or that `describe` reads: none changes how the
+# packed weights are to be read. From auto-gptq 0.7, GPTQModel 7.6 and transformers 5.23.
+UNDERSTOOD = {
+    *("bits", "group_size", "quant_method", "method", "format", "checkpoint_format", "meta"),
+    *("sym", "desc_act", "static_groups", "true_sequential", "act_group_aware", "mse"),
+    *("damp_percent", "damp_auto_increment", "dataset", "tokenizer", "model_seqlen"),
+    *("batch_size", "pad_token_id", "max_input_length", "cache_block_outputs", "backend"),
+    *("block_name_to_quantize", "module_name_preceding_first_block", "is_marlin_format"),
+    *("model_name_or_path", "model_file_base_name", "use_cuda_fp16", "use_exllama"),
+    *("disable_exllama", "exllama_config"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,12 @@ class Layout:
     """How a GPTQ checkpoint lies in its folder.
 
     Attributes:
-        maker: `gptqmodel`, `transformers` or `auto-gptq`: which program wrote it.
+        maker: `gptqmodel`, `transformers` or `auto-gptq`; `unknown` where nothing tells.
         version: `gptq` or `gptq_v2`.
         bits: bits of one quantized weight.
         group_size: how many weights of a row share a scale and a zero; -1: the whole row.
         files: names of the weights' files, sorted.
+        unknown: settings in its JSON that the course does not know, sorted.
     """
 
     maker: str
@@ -41,11 +55,22 @@ class Layout:
     bits: int
     group_size: int
     files: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; an empty dict where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A JSON file that holds an object; an empty dict where there is no file.
+
+    Raises:
+        CourseError: it is cut off, is no text, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise _odd(path.parent, f"{path.name} cannot be read: {error}.") from None
+    if not isinstance(found, dict):
+        raise _odd(path.parent, f"{path.name} holds no settings by name.")
+    return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -54,16 +79,29 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def quantization(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's JSON files say about its quantization; empty where it has none."""
+    """What a checkpoint's JSON files say about its quantization; empty where it has none.
+
+    Raises:
+        CourseError: a file cannot be read, or config.json and quantize_config.json disagree:
+            transformers believes the first, auto-gptq the second.
+    """
     inside = read_json(folder / "config.json").get("quantization_config") or {}
-    return {**inside, **read_json(folder / SETTINGS)}
+    if not isinstance(inside, dict):
+        raise _odd(folder, "Its quantization_config holds no settings by name.")
+    beside = read_json(folder / SETTINGS)
+    for key in ("bits", "group_size", "desc_act", "sym", "checkpoint_format", "quant_method"):
+        said = [part[key] for part in (inside, beside) if part.get(key) is not None]
+        if len(said) == 2 and said[0] != said[1]:
+            raise _odd(folder, f"{key} is {said[0]} in config.json and {said[1]} in {SETTINGS}.")
+    return {**inside, **{key: value for key, value in beside.items() if value is not None}}
 
 
 def describe(folder: str | Path) -> Layout:
     """The layout of the GPTQ checkpoint in `folder`.
 
     Raises:
-        CourseError: there is none, it is not quantized, or in another way.
+        CourseError: there is none, it is not quantized, in another way, or in a format or with
+            settings that the course does not know.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -73,23 +111,92 @@ def describe(folder: str | Path) -> Layout:
             "Give the folder that was quantized into.",
         )
     said = quantization(folder)
-    method = said.get("quant_method") or said.get("method") or ("gptq" if said else None)
+    method = _method(folder, said)
     if method != "gptq":
         raise CourseError(
             f"The checkpoint {folder.name!r} is not a GPTQ checkpoint.",
-            f"Its config.json says {method}." if method else "Its weights are not quantized.",
+            f"Its config.json says {method}." if said else "Its weights are not quantized.",
             "Quantize the fp16 checkpoint with gptq.quantize() first.",
         )
-    by = " ".join((said.get("meta") or {}).get("quantizer") or [])
-    maker = "auto-gptq" if "is_marlin_format" in said or not by else "gptqmodel"
-    version = said.get("checkpoint_format") or said.get("format") or "gptq"
-    return Layout(
-        "transformers" if "optimum" in by else maker,
-        str(version),
-        int(said.get("bits", 0)),
-        int(said.get("group_size", -1)),
-        tuple(sorted(path.name for path in folder.glob("*.safetensors"))),
+    version, bits, group = _version(folder, said), said.get("bits"), said.get("group_size")
+    if type(bits) is not int or bits not in BITS:
+        raise _odd(folder, f"bits is {bits!r}; known are {', '.join(map(str, BITS))}.")
+    if type(group) is not int or not (group == -1 or group > 0):
+        raise _odd(folder, f"group_size is {group!r}; it should be a whole number, or -1.")
+    unknown = [key for key, value in said.items() if key not in UNDERSTOOD and value]
+    if said.get("pack_dtype") == "int32":
+        unknown.remove("pack_dtype")
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    maker = _maker(folder, said)
+    return Layout(maker, version, bits, group, tuple(files), tuple(sorted(unknown)))
+
+
+def _odd(folder: Path, why: str) -> CourseError:
+    """The refusal of what is not understood."""
+    return CourseError(
+        f"The checkpoint {folder.name!r} is not one that the course understands.",
+        why,
+        "Get the whole checkpoint again from where it came, or quantize the fp16 model yourself.",
     )
+
+
+def _method(folder: Path, said: dict[str, Any]) -> str:
+    """The quantization method that the settings name; auto-gptq's early files name none."""
+    found = said.get("quant_method") or said.get("method")
+    early = read_json(folder / SETTINGS)
+    if not found and "bits" in early and {"damp_percent", "desc_act"} & set(early):
+        return "gptq"
+    if not found and {"load_in_8bit", "load_in_4bit"} & set(said):
+        return "bitsandbytes"
+    return str(found or "no method of quantization")
+
+
+def _version(folder: Path, said: dict[str, Any]) -> str:
+    """`gptq` or `gptq_v2`."""
+    if said.get("is_marlin_format"):
+        raise _odd(folder, "It is packed for the Marlin kernel (is_marlin_format).")
+    named = {said[key] for key in ("checkpoint_format", "format") if isinstance(said.get(key), str)}
+    named = named or {"gptq"}
+    if len(named) > 1 or not named <= set(FORMATS):
+        known = " and ".join(FORMATS)
+        raise _odd(folder, f"Its format is {' or '.join(sorted(named))}; known are {known}.")
+    return str(named.pop())
+
+
+def _maker(folder: Path, said: dict[str, Any]) -> str:
+    """Which program wrote a checkpoint, as far as its settings tell."""
+    meta = said.get("meta") or {}
+    by = meta.get("quantizer") or [] if isinstance(meta, dict) else None
+    if not isinstance(by, list | str):
+        raise _odd(folder, "meta does not say in the usual way which program wrote it.")
+    by = str(by)
+    if "optimum" in by:
+        return "transformers"
+    if "gptqmodel" in by:
+        return "gptqmodel"
+    return "auto-gptq" if {"is_marlin_format", "model_file_base_name"} & set(said) else "unknown"
+
+
+def index_of(folder: Path, files: tuple[str, ...]) -> str:
+    """The name of the index of a checkpoint in shards; empty where there is one file of weights.
+
+    Raises:
+        CourseError: no weights, a shard that is missing, or files that no index explains.
+    """
+    found = sorted(path.name for path in folder.glob("*.safetensors.index.json"))
+    if not files:
+        raise _odd(folder, "There is no .safetensors file in it; pickled weights are not read.")
+    if not found and len(files) == 1:
+        return ""
+    if len(found) != 1:
+        raise _odd(folder, f"It has {len(files)} files of weights and {len(found)} indexes.")
+    where = read_json(folder / found[0]).get("weight_map")
+    named = set(map(str, where.values())) if isinstance(where, dict) else set()
+    if missing := sorted(named - set(files)):
+        raise _odd(folder, f"{found[0]} names {missing[0]}, which is missing.")
+    if extra := sorted(set(files) - named):
+        raise _odd(folder, f"{found[0]} does not name {extra[0]}.")
+    return found[0]
 
 
 def check_readable(folder: str | Path, reader: str) -> Layout:
@@ -102,61 +209,68 @@ def check_readable(folder: str | Path, reader: str) -> Layout:
     Raises:
         CourseError: it would fail, or, worse, read wrong numbers without a word.
     """
+    _check_reader(reader)
+    folder = Path(folder)
     found = describe(folder)
+    index = index_of(folder, found.files)
     rewrite = f'Rewrite it: gptq_layouts.convert(folder, out, "{reader}").'
-    if reader == "auto-gptq" and found.version != "gptq":
+    if reader == "auto-gptq":
+        if found.version != "gptq":
+            raise CourseError(
+                "auto-gptq would read this checkpoint wrong, without an error: "
+                f"it is {found.version}.",
+                "It adds one to every stored zero point, as the older format `gptq` needs. In "
+                "gptq_v2 they are stored as they are, so that every weight would come out one "
+                "step too low.",
+                rewrite,
+            )
+        _check_understood(folder, found, "auto-gptq would pass over them without a word.")
+        if not {"bits", "group_size"} <= set(read_json(folder / SETTINGS)):
+            raise CourseError(
+                f"auto-gptq does not find the settings of {folder.name!r}.",
+                f"It reads bits and group size from {SETTINGS} alone.",
+                rewrite,
+            )
+        return found
+    if WEIGHTS not in found.files and index != INDEX:
         raise CourseError(
-            f"auto-gptq would read this checkpoint wrong, without an error: it is {found.version}.",
-            "It adds one to every stored zero point, as the older format `gptq` needs. In gptq_v2 "
-            "they are stored as they are, so that every weight would come out one step too low.",
-            rewrite,
-        )
-    named = found.maker == "auto-gptq" and WEIGHTS not in found.files
-    if reader == "transformers" and named:
-        raise CourseError(
-            f"transformers does not find the weights in {', '.join(found.files) or 'this folder'}.",
+            f"{reader} does not find the weights in {', '.join(found.files)}.",
             f"It looks for {WEIGHTS}; auto-gptq names its file after bits and group size.",
             rewrite,
         )
-    marlin = "is_marlin_format" in quantization(Path(folder))
-    if reader == "gptqmodel" and (named or marlin):
+    if reader == "gptqmodel" and "is_marlin_format" in quantization(folder):
         raise CourseError(
-            "GPTQModel does not take auto-gptq's files as they are.",
-            f"It looks for {WEIGHTS} and for `checkpoint_format` in place of `is_marlin_format`.",
+            "GPTQModel does not take auto-gptq's settings as they are.",
+            "It looks for `checkpoint_format` in place of `is_marlin_format`.",
             rewrite,
         )
     return found
 
 
-@contextlib.contextmanager
-def new_folder(out: Path, source: Path) -> Iterator[Path]:
-    """An empty folder that becomes `out` when the block ends well, and vanishes when it does not.
-
-    It lies beside `out`, in a hidden folder of its own that may hold temporary files too.
-
-    Raises:
-        CourseError: `out` is `source`, or holds something that is no GPTQ checkpoint.
-    """
-    if out == source or out in source.parents:
+def _check_reader(name: str) -> None:
+    """Raise `CourseError` for a reader that is not known."""
+    if name not in READERS:
         raise CourseError(
-            f"{out.name!r} would be replaced while it is read.", "", "Write into another folder."
+            f"There is no reader {name!r}.", f"Known: {', '.join(READERS)}.", "Write one of these."
         )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not quantization(out))):
+
+
+def _check_understood(folder: Path, found: Layout, why: str) -> None:
+    """Raise `CourseError` where settings say something that the course does not know."""
+    if found.unknown:
         raise CourseError(
-            f"There is something else at {out.name!r} already.",
-            "Only a quantized checkpoint from before would be replaced.",
-            "Write into another folder.",
+            f"{folder.name!r} has settings that stop it here: {', '.join(found.unknown)}.",
+            f"They may say that some layers are stored otherwise; {why}",
+            "Read it with GPTQModel or transformers as it is.",
         )
-    work = child.folder_beside(out)
+
+
+def replaceable(out: Path) -> bool:
+    """Whether a folder is empty or a quantized checkpoint from before, and nothing of others'."""
     try:
-        made = work / out.name
-        made.mkdir()
-        yield made
-        if out.exists():
-            shutil.rmtree(out)
-        made.rename(out)
-    finally:
-        child.remove(work)
+        return out.is_dir() and (not any(out.iterdir()) or bool(quantization(out)))
+    except CourseError:
+        return False
 
 
 def convert(folder: str | Path, out: str | Path, to: str) -> Path:
@@ -173,96 +287,59 @@ def convert(folder: str | Path, out: str | Path, to: str) -> Path:
         `out`.
 
     Raises:
-        CourseError: no GPTQ checkpoint, an unknown reader, a zero the older format cannot hold.
+        CourseError: an unknown reader, no GPTQ checkpoint, or one with something that the course
+            does not understand or the older format cannot hold.
     """
-    if to not in READERS:
-        raise CourseError(
-            f"There is no reader {to!r}.", f"Known: {', '.join(READERS)}.", "Write one of these."
-        )
-    folder, out = Path(folder).resolve(), Path(out).resolve()
-    found = describe(folder)
-    with new_folder(out, folder) as made:
-        for path in sorted(folder.iterdir()):
-            if path.is_file():
-                single = len(found.files) == 1 and path.name in found.files
-                shutil.copyfile(path, made / (WEIGHTS if single else path.name))
-        settings = _settings(quantization(folder), to)
-        config = read_json(made / "config.json")
-        write_json(made / "config.json", {**config, "quantization_config": settings})
-        write_json(made / SETTINGS, settings)
-        if to == "auto-gptq" and found.version == "gptq_v2":
-            for path in sorted(made.glob("*.safetensors")):
-                _shift_zeros(path, found.bits, -1)
-    return out
+    _check_reader(to)
+    version = "gptq" if to == "auto-gptq" else describe(folder).version
+    return _rewrite(Path(folder).resolve(), Path(out).resolve(), to, version)
 
 
 def as_v2(folder: str | Path, out: str | Path) -> Path:
     """Write a `gptq` checkpoint again in format `gptq_v2`, the one that transformers writes.
 
     Raises:
-        CourseError: no GPTQ checkpoint, or one that is `gptq_v2` already.
+        CourseError: one that is `gptq_v2` already; or as `convert`.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
+    if describe(folder).version != "gptq":
+        name = Path(folder).name
+        raise CourseError(f"{name!r} is gptq_v2 already.", "", "Take a checkpoint in format gptq.")
+    return _rewrite(Path(folder).resolve(), Path(out).resolve(), "transformers", "gptq_v2")
+
+
+def _rewrite(folder: Path, out: Path, to: str, version: str) -> Path:
+    """A copy of a checkpoint with the names and settings of `to`, in another version of the format.
+
+    Shards keep their names, which stand in the index; the index and a single file get the name
+    that everybody looks for.
+    """
     found = describe(folder)
-    if found.version != "gptq":
-        raise CourseError(
-            f"{folder.name!r} is {found.version} already.", "", "Take a checkpoint in format gptq."
-        )
-    with new_folder(out, folder) as made:
-        shutil.copytree(folder, made, dirs_exist_ok=True)
-        for name in [n for n in ("config.json", SETTINGS) if (made / n).is_file()]:
-            said = read_json(made / name)
-            (said.get("quantization_config") or said).update(
-                {"checkpoint_format": "gptq_v2", "format": "gptq_v2"}
-            )
-            write_json(made / name, said)
-        for path in sorted(made.glob("*.safetensors")):
-            _shift_zeros(path, found.bits, 1)
+    _check_understood(folder, found, "the course rewrites only what it understands.")
+    index = index_of(folder, found.files)
+    said = quantization(folder)
+    for name in found.files:
+        packing.check(folder / name, found.bits, found.group_size, bool(said.get("desc_act")))
+    renamed = {index: INDEX} if index else {found.files[0]: WEIGHTS}
+    with child.new_folder(out, folder, replaceable) as made:
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            shutil.copyfile(path, made / renamed.get(path.name, path.name))
+        settings = _settings(said, to, version)
+        config = read_json(made / "config.json")
+        write_json(made / "config.json", {**config, "quantization_config": settings})
+        write_json(made / SETTINGS, settings)
+        if by := FORMATS.index(version) - FORMATS.index(found.version):
+            for path in sorted(made.glob("*.safetensors")):
+                packing.shift_zeros(path, found.bits, by)
     return out
 
 
-def _settings(said: dict[str, Any], to: str) -> dict[str, Any]:
+def _settings(said: dict[str, Any], to: str, version: str) -> dict[str, Any]:
     """What the JSON files say about the quantization, in the words that `to` understands."""
-    version = said.get("checkpoint_format") or said.get("format") or "gptq"
+    ours = {"quant_method": "gptq", "checkpoint_format": version}
     if to == "auto-gptq":
-        keys = ["bits", "group_size", "damp_percent", "desc_act", "static_groups", "sym"]
-        keys += ["true_sequential"]
+        keys = ("bits", "group_size", "damp_percent", "static_groups", "sym", "true_sequential")
         kept = {key: said[key] for key in keys if key in said}
-        file = {"model_name_or_path": None, "model_file_base_name": Path(WEIGHTS).stem}
-        return {**kept, **file, "quant_method": "gptq", "checkpoint_format": "gptq"}
+        kept |= {"desc_act": bool(said.get("desc_act")), "model_name_or_path": None}
+        return {**kept, **ours, "model_file_base_name": Path(WEIGHTS).stem}
     own = ("is_marlin_format", "model_name_or_path", "model_file_base_name")
-    kept = {key: value for key, value in said.items() if key not in own}
-    return {**kept, "quant_method": "gptq", "checkpoint_format": version, "format": version}
-
-
-def _shift_zeros(path: Path, bits: int, by: int) -> None:
-    """Rewrite a safetensors file between the formats: each packed zero one more, or one less.
-
-    A word of 32 bits holds 32 / bits zeros. As long as none of them runs over, adding or taking
-    0x11111111 (4 bits) changes each by one without touching its neighbour.
-
-    Args:
-        path: the file.
-        bits: bits of one zero.
-        by: 1 from `gptq` to `gptq_v2`, -1 back.
-
-    Raises:
-        CourseError: a zero that the other format cannot hold.
-    """
-    import torch
-    from safetensors.torch import load, save_file
-
-    tensors = load(path.read_bytes())  # a copy: a file that is mapped must not be written to
-    ones, last = sum(1 << shift for shift in range(0, 32, bits)), 2**bits - 1
-    for name in [name for name in tensors if name.endswith(".qzeros")]:
-        words = tensors[name].to(torch.int64) & 0xFFFFFFFF
-        edge = 0 if by < 0 else last
-        if any(((words >> shift) & last == edge).any() for shift in range(0, 32, bits)):
-            raise CourseError(
-                "This checkpoint cannot be written in the other format.",
-                f"A zero point of {name} is {edge}; the older format stores each less one.",
-                "Read it with transformers or GPTQModel, or quantize with sym=True.",
-            )
-        moved = words + by * ones
-        tensors[name] = torch.where(moved >= 2**31, moved - 2**32, moved).to(torch.int32)
-    save_file(tensors, path, metadata={"format": "pt"})
+    return {**{k: v for k, v in said.items() if k not in own}, **ours, "format": version}

@@ -18,36 +18,6 @@ def with_gptqmodel(model: str, out: str, texts: list[str], bits: int, group_size
     quantizer.save(out)
 
 
-def with_transformers(model: str, out: str, texts: list[str], bits: int, group_size: int) -> None:
-    """Quantize with transformers' `GPTQConfig`; writes format `gptq_v2`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    method = GPTQConfig(
-        bits=bits, group_size=group_size, dataset=texts, tokenizer=tokenizer, model_seqlen=128
-    )
-    quantized = AutoModelForCausalLM.from_pretrained(
-        model, quantization_config=method, dtype=torch.float16
-    )
-    # without this every calibration text would be written into config.json
-    quantized.config.quantization_config.dataset = None
-    quantized.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def read_with_gptqmodel(folders: list[str], texts: list[str]) -> list[float]:
-    """Perplexity of each checkpoint when GPTQModel itself reads it."""
-    from gptqmodel import GPTQModel
-    from transformers import AutoTokenizer
-
-    found = []
-    for folder in folders:
-        model = GPTQModel.load(folder).model
-        found.append(perplexity(model, AutoTokenizer.from_pretrained(folder), texts))
-    return found
-
-
 def with_autogptq(model: str, out: str, texts: list[str], bits: int, group_size: int) -> None:
     """Quantize with auto-gptq, in its own environment (transformers 4.49 there)."""
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig

@@ -177,23 +177,27 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
         title: says what the picture shows.
 
     Returns:
-        The picture; its text names the token above one half after each layer, if there is one.
+        The picture; its text names the one that is most probable after each layer, "-" where all
+        stay below 0.05.
     """
     count = len(next(iter(values.values())))
+    top = max(max(line) for line in values.values())
     with canvas() as (figure, axes):
         for name, line in values.items():
             axes.plot(range(count), line, marker="o", label=name.replace("$", r"\$"))
-        axes.axhline(0.5, color=PALETTE[6], linewidth=1, linestyle="--")
+        # flat probabilities are drawn larger, so that their order shows
         axes.set(title=title, xlabel="after layer (0: the embedding)", ylabel="probability")
-        axes.set(ylim=(-0.03, 1.03))
+        axes.set(ylim=(-0.03 * top, 1.03 if top > 0.5 else 1.2 * top))
         axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside right upper")
         png = as_png(figure)
     rows = []
     for i in range(count):
-        leader = [visible(name) for name, line in values.items() if line[i] > 0.5]
-        rows.append([str(i), *(leader or ["-"])])
-    return Shown(as_text(["layer", "above one half"], rows, numbers=False), png=png)
+        name = max(values, key=lambda one: values[one][i])
+        high = values[name][i]
+        rows.append([str(i), *([visible(name), f"{high:.1f}"] if high >= 0.05 else ["-", ""])])
+    head = ["layer", "most probable", "probability"]
+    return Shown(as_text(head, rows, numbers=False), png=png)
 
 
 def curves(

@@ -14,7 +14,7 @@ from course_utils.tuning.checking import check
 from course_utils.tuning.curve import check_loss, loss_curve
 from course_utils.tuning.quiet import prepare
 from course_utils.tuning.reading import read
-from course_utils.tuning.saving import writing
+from course_utils.tuning.saving import newest_checkpoint, writing
 from course_utils.tuning.splitting import split
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check",
     "check_loss",
     "loss_curve",
+    "newest_checkpoint",
     "parser",
     "prepare",
     "read",

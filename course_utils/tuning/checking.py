@@ -1,13 +1,16 @@
-"""Whether a model can learn from labelled examples."""
+"""Whether a model can learn from labelled examples, before it tries."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.sentiment import Messages
-from course_utils.tuning.reading import Examples, listed
+from course_utils.tuning.reading import Examples, listed, unseen, visible
 
+MAX_LENGTH = 1024  # tokens; what SFTConfig cuts at unless told otherwise
+ENOUGH = 50  # examples of a label: with fewer, a training rarely gets further than the prompt
 LABEL_TOKENS = 20  # what `local_complete` generates: a longer label would be cut off
 
 
@@ -15,21 +18,29 @@ def check(
     examples: Examples,
     tokenizer: Any,
     ask: Callable[[str], Messages],
-    max_length: int | None = None,
+    max_length: int = MAX_LENGTH,
 ) -> list[str]:
-    """Look before training; returns the labels, sorted.
+    """Look before training; returns the labels, sorted. Prints which labels have few examples.
 
     Args:
         examples: (text, label) pairs.
         tokenizer: the model's, with its chat template.
         ask: text → messages, as `sentiment.messages`.
-        max_length: tokens that an example may have, answer included; the tokenizer's own limit
-            by default.
+        max_length: tokens that an example may have, answer included; give the trainer the same,
+            since it drops longer ones without a word. The tokenizer's own limit counts too.
 
     Raises:
-        CourseError: no examples, one label only, labels that differ in case alone, a label the
-            model cannot say, a text the chat template refuses or that is too long.
+        CourseError: no examples, one label only, a label or text that is no text, labels that
+            look alike, a label the model cannot say, a text that the chat template refuses or that
+            is too long.
     """
+    for number, pair in enumerate(examples, 1):
+        if wrong := [part for part in pair if not isinstance(part, str)]:
+            raise CourseError(
+                f"Example {number} has {wrong[0]!r} where a text belongs.",
+                "Both must be text. pandas reads 1 as a number and an empty cell as nan.",
+                "Turn labels into words: str(label), or better ones. Leave empty rows out.",
+            )
     counts = Counter(label for _, label in examples)
     if len(counts) < 2:
         only = f"All {len(examples)} have the label {next(iter(counts))!r}." if counts else ""
@@ -39,7 +50,7 @@ def check(
             "Add examples of at least two labels.",
         )
     _check_labels(sorted(counts), tokenizer)
-    limit = max_length or tokenizer.model_max_length
+    limit = min(max_length, tokenizer.model_max_length)
     too_long = []
     for number, (text, label) in enumerate(examples, 1):
         tokens = _length(ask(text), label, tokenizer, number)
@@ -51,18 +62,35 @@ def check(
             listed(too_long),
             "Shorten them: what stands beyond the limit, the label first, would be cut off.",
         )
+    few = [f"{label!r} has {n}" for label, n in sorted(counts.items()) if n < ENOUGH]
+    if few:
+        print(f"Few examples, so expect little: {', '.join(few)}. About {ENOUGH} each is a start.")
     return sorted(counts)
+
+
+# Letters of other alphabets, and digits, that look like a Latin letter
+_TWINS = str.maketrans(
+    "АВЕЅКМНОРСТУХІЈаеорсухіјѕһԁɡΑΒΕΖΗΙΚΜΝΟΡΤΥΧονІ|0",
+    "ABESKMHOPCTYXIJaeopcyxijshdgABEZHIKMNOPTYXovIlO",
+)
+
+
+def _looks(label: str) -> set[str]:
+    """What a label looks like; labels that share one of these are taken for each other."""
+    plain = visible(unicodedata.normalize("NFKC", label)).translate(_TWINS).rstrip(".!")
+    return {plain.casefold(), plain.replace("I", "l").replace("1", "l").casefold()}
 
 
 def _check_labels(labels: list[str], tokenizer: Any) -> None:
     """Raise `CourseError` unless the model can say each label, and say it apart from the others."""
-    folded: dict[str, str] = {}
+    looks: dict[str, str] = {}
     for label in labels:
-        twin = folded.setdefault(label.casefold(), label)
+        twins = [looks.setdefault(look, label) for look in _looks(label)]
+        twin = next((one for one in twins if one != label), label)
         ids = tokenizer(label, add_special_tokens=False)["input_ids"]
         said = tokenizer.decode(ids, skip_special_tokens=True).strip()
         if twin != label:
-            why = f"It differs from {twin!r} in capitals only."
+            why = f"It looks the same as {twin!r}: {_difference(twin, label)}."
         elif said != label:
             why = f"Through its tokenizer it comes back as {said!r}."
         elif len(ids) > LABEL_TOKENS:
@@ -74,6 +102,15 @@ def _check_labels(labels: list[str], tokenizer: Any) -> None:
             why,
             "Use short words in the script the model was trained on, one spelling for each.",
         )
+
+
+def _difference(one: str, other: str) -> str:
+    """In what two labels that look alike differ."""
+    if one.casefold() == other.casefold():
+        return "it differs in capitals only"
+    odd = unseen(one + other)
+    names = [unicodedata.name(c, "?") for c in sorted(set(one) ^ set(other))]
+    return f"it differs in {', '.join(odd or names) or 'the order or number of its characters'}"
 
 
 def _length(chat: Messages, label: str, tokenizer: Any, number: int) -> int:

@@ -1,8 +1,7 @@
 """Keeping the page quiet of what peft, TRL and datasets say while they get ready."""
 
 import warnings
-
-from course_utils import gptq
+from importlib.util import find_spec
 
 
 def prepare() -> None:
@@ -14,9 +13,12 @@ def prepare() -> None:
     """
     import datasets
 
-    if gptq.why_not() is None:
-        with gptq.quiet_gptq():
-            pass
+    if find_spec("gptqmodel"):
+        from course_utils import gptq
+
+        if gptq.why_not() is None:
+            with gptq.quiet_gptq():
+                pass
     datasets.disable_progress_bars()
     for said in ("gradient_checkpointing", "save_embedding_layers"):
         warnings.filterwarnings("ignore", message=f".*{said}.*")

@@ -1,7 +1,8 @@
-"""Around what a training writes: a full disk or a locked folder ends in one message."""
+"""What a training writes: a full disk ends in one message, a cut checkpoint is passed over."""
 
 import contextlib
 import errno
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,22 @@ def writing(folder: str | Path, need_bytes: int = 0) -> Iterator[Path]:
                 f"{folder.name} cannot be written to.", error.strerror or "", "Name another folder."
             ) from None
         raise
+
+
+def newest_checkpoint(folder: str | Path) -> str | None:
+    """The newest whole checkpoint of a trainer's folder, to resume from; None: there is none.
+
+    The trainer writes `trainer_state.json` last. A checkpoint without it, or with a cut one, was
+    interrupted while it was written, and is passed over.
+    """
+    whole: dict[int, str] = {}
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            whole[int(path.name.rpartition("-")[2])] = str(path)
+        except (OSError, ValueError):
+            continue
+    return whole[max(whole)] if whole else None
 
 
 def _full(folder: Path, why: str) -> CourseError:

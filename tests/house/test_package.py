@@ -2,9 +2,11 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 
@@ -80,6 +82,28 @@ def test_the_wheel_holds_the_helper_package_alone():
     assert {name.partition(".")[0] for name in found} == {"course_utils"}
     folders = {path.parent.relative_to(ROOT).as_posix() for path in MODULES}
     assert folders == {name.replace(".", "/") for name in found}
+
+
+@pytest.mark.slow
+def test_pip_builds_that_wheel(tmp_path):
+    """A learner who pip-installs the course: the wheel really built, and what is in it."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for name in ("course_utils", "course_staff", "pocket_training"):
+        leave = shutil.ignore_patterns("__pycache__", "run*")
+        shutil.copytree(ROOT / name, copy / name, ignore=leave)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*pip, "-w", tmp_path, copy], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    rooms = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert rooms == {"course_utils"}
+    ours = {path.relative_to(copy).as_posix() for path in (copy / "course_utils").rglob("*.*")}
+    ours = {name for name in ours if (copy / name).is_file()}
+    assert {name for name in names if name.startswith("course_utils/")} == ours
 
 
 def test_no_module_loads_a_heavy_library_when_imported():

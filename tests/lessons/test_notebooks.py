@@ -303,7 +303,7 @@ def test_cleaning_leaves_what_the_cell_said():
 
 
 def test_a_tag_folds_a_cell_away_in_every_program():
-    """A learner who shall guess before the answer shows, in JupyterLab, on Colab and on the site."""
+    """A learner who shall guess before the answer shows: in JupyterLab, on Colab, on the site."""
     cells = [
         new_code_cell("answer()", id="answer", metadata={"tags": ["hide-output"]}),
         new_code_cell("pip()", id="long", metadata={"tags": ["hide-input", "hide-output"]}),

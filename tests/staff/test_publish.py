@@ -64,10 +64,11 @@ def test_the_plan_has_every_lesson_with_its_minutes():
         assert f"### {course['lesson']} {course['title']}" in text
 
 
-def test_the_commands_it_names_exist():
-    """An instructor who copies a command from INSTRUCTORS.md."""
-    text = (notebooks.ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([\w ]+):", (notebooks.ROOT / "Makefile").read_text(), re.M))
+@pytest.mark.parametrize("page", sorted(notebooks.ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_the_commands_a_page_names_exist(page):
+    """An instructor who copies a command from a page."""
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w -]+):", (notebooks.ROOT / "Makefile").read_text(), re.M))
     targets = {one for line in targets for one in line.split()}
-    for name in set(re.findall(r"(?:^|`)make (\w+)", text, re.M)):
+    for name in set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.M)):
         assert name in targets, f"make {name}"

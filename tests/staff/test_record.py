@@ -153,7 +153,7 @@ def test_a_gptq_rung_needs_a_checkpoint(tiny):
     ],
 )
 def test_the_recorded_command_can_be_run_again(tmp_path, words, source, kept):
-    """A reader who repeats a recording: a hub id keeps its owner; only this machine's folders go."""
+    """A reader who repeats a recording: a hub id keeps its owner, only folders go."""
     (tmp_path / "mine").mkdir()
     fill = {"tmp": tmp_path, "last": tmp_path.name}
     given = words.format(**fill).split()

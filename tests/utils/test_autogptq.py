@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 from gptq_children import load_quietly
 
+from course_staff.recording.checkpoints import in_gptqmodel, with_transformers
 from course_utils import data, models, sentiment
 from course_utils.errors import CourseError
 from course_utils.gptq import autogptq, child
@@ -60,14 +60,14 @@ def by_gptqmodel(tmp_path_factory, texts):
 def by_transformers(tmp_path_factory, texts):
     """A checkpoint as transformers writes it: format gptq_v2."""
     out = tmp_path_factory.mktemp("tf") / "by_transformers"
-    return gptq.quantize(models.POCKET, out, texts[:64], recipe=gptq.with_transformers)
+    return gptq.quantize(models.POCKET, out, texts[:64], recipe=with_transformers)
 
 
 def in_transformers(folder, texts, tmp_path):
     """Perplexity when plain from_pretrained of transformers 5 reads it."""
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
-    return child.run(load_quietly, {"folder": str(folder), "texts": texts}, work)["perplexity"]
+    return child.run([load_quietly], {"folder": str(folder), "texts": texts}, work)["perplexity"]
 
 
 # -- auto-gptq alone -------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_quantize_save_reload(by_autogptq, texts, fp16):
         128,
     )
     assert found.files == ("gptq_model-4bit-128g.safetensors",)
-    assert autogptq.perplexity(by_autogptq, texts[64:]) / fp16 < LIMIT
+    assert autogptq.perplexities([by_autogptq], texts[64:])[0] / fp16 < LIMIT
 
 
 @needs_autogptq
@@ -109,7 +109,7 @@ def test_group_size_and_recipe(tmp_path, texts, fp16):
     out = tmp_path / "g32"
     folder = autogptq.quantize(models.POCKET, out, texts[:32], group_size=32, recipe=recipe)
     assert gptq_layouts.describe(folder).files == ("gptq_model-4bit-32g.safetensors",)
-    assert autogptq.perplexity(folder, texts[64:]) / fp16 < LIMIT
+    assert autogptq.perplexities([folder], texts[64:])[0] / fp16 < LIMIT
 
 
 def test_not_set_up(tmp_path, monkeypatch, texts):
@@ -118,7 +118,7 @@ def test_not_set_up(tmp_path, monkeypatch, texts):
     assert "\n" not in autogptq.why_not()
     for call in (
         lambda: autogptq.quantize(models.POCKET, tmp_path / "out", texts),
-        lambda: autogptq.perplexity(models.POCKET, texts),
+        lambda: autogptq.perplexities([models.POCKET], texts)[0],
     ):
         with pytest.raises(CourseError) as caught:
             call()
@@ -127,16 +127,15 @@ def test_not_set_up(tmp_path, monkeypatch, texts):
 
 
 @pytest.mark.slow
-def test_a_setup_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_setup_that_fails_leaves_nothing(tmp_path, monkeypatch):
     """A learner without network, or with a Python too new, is told so and keeps no half of it."""
     pins = tmp_path / "constraints-autogptq.txt"
     pins.write_text("auto-gptq==0.0.0.does-not-exist\n", encoding="utf-8")
     monkeypatch.setattr(autogptq, "HOME", tmp_path / ".venv-autogptq")
     monkeypatch.setattr(autogptq, "PINS", pins)
-    monkeypatch.setattr(sys, "argv", ["autogptq", "setup"])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    assert gptq.setup_command("course_utils.autogptq", autogptq.setup) == 2
-    assert "It needs the network" in capsys.readouterr().err
+    with pytest.raises(CourseError, match="It needs the network"):
+        autogptq.setup()
     assert list(tmp_path.iterdir()) == [pins]
 
 
@@ -148,7 +147,7 @@ def test_a_setup_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_gptqmodel_to_autogptq(by_gptqmodel, texts, fp16):
     """A learner's new checkpoint is read by the old library as it is."""
-    assert autogptq.perplexity(by_gptqmodel, texts[64:]) / fp16 < LIMIT
+    assert autogptq.perplexities([by_gptqmodel], texts[64:])[0] / fp16 < LIMIT
 
 
 @needs_autogptq
@@ -168,10 +167,10 @@ def test_autogptq_to_transformers(by_autogptq, texts, fp16, tmp_path):
 @pytest.mark.slow
 def test_autogptq_to_gptqmodel(by_autogptq, texts, fp16, tmp_path):
     """A learner's old checkpoint is refused by name for GPTQModel, and read once converted."""
-    with pytest.raises(CourseError, match="GPTQModel does not take"):
-        gptq.perplexity(by_autogptq, texts[64:])
+    with pytest.raises(CourseError, match="gptqmodel does not find the weights"):
+        in_gptqmodel(by_autogptq, texts[64:])
     there = gptq_layouts.convert(by_autogptq, tmp_path / "there", "gptqmodel")
-    assert gptq.perplexity(there, texts[64:]) / fp16 < LIMIT
+    assert in_gptqmodel(there, texts[64:]) / fp16 < LIMIT
 
 
 @needs_gptq
@@ -182,7 +181,7 @@ def test_transformers_to_gptqmodel(by_transformers, texts, fp16, tmp_path):
     assert (found.maker, found.version) == ("transformers", "gptq_v2")
     said = json.dumps(gptq_layouts.quantization(by_transformers))
     assert "analyzes sentiment" not in said, "the calibration texts are in config.json"
-    assert gptq.perplexity(by_transformers, texts[64:]) / fp16 < LIMIT
+    assert in_gptqmodel(by_transformers, texts[64:]) / fp16 < LIMIT
     assert in_transformers(by_transformers, texts[64:], tmp_path) / fp16 < LIMIT
 
 
@@ -192,7 +191,7 @@ def test_transformers_to_gptqmodel(by_transformers, texts, fp16, tmp_path):
 def test_transformers_to_autogptq_is_refused(by_transformers, texts, fp16, tmp_path):
     """A learner is kept from numbers that are silently wrong, and told why and what to do."""
     with pytest.raises(CourseError) as caught:
-        autogptq.perplexity(by_transformers, texts[64:])
+        autogptq.perplexities([by_transformers], texts[64:])[0]
     said = str(caught.value)
     assert "gptq_v2" in said and "zero point" in said and "convert" in said
     # with the settings file that auto-gptq asks for it loads without an error, and is wrong
@@ -200,9 +199,9 @@ def test_transformers_to_autogptq_is_refused(by_transformers, texts, fp16, tmp_p
     stored = json.loads((bare / "config.json").read_text())["quantization_config"]
     settings = {name: stored[name] for name in ("bits", "group_size", "desc_act", "sym")}
     (bare / gptq_layouts.SETTINGS).write_text(json.dumps(settings))
-    assert autogptq.perplexity(bare, texts[64:], check=False) / fp16 > 2
+    assert autogptq.perplexities([bare], texts[64:], check=False)[0] / fp16 > 2
     there = gptq_layouts.convert(by_transformers, tmp_path / "there", "auto-gptq")
-    assert autogptq.perplexity(there, texts[64:]) / fp16 < LIMIT
+    assert autogptq.perplexities([there], texts[64:])[0] / fp16 < LIMIT
 
 
 @needs_gptq

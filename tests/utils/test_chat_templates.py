@@ -144,3 +144,186 @@ def test_stepper_shows_each_step_and_each_refusal(tokenizer, monkeypatch):
 def test_reading_the_format_needs_no_model():
     """A learner with any tokenizer: the probe that tells formats apart is a proper chat."""
     llama2_format.check(llama2_format.PROBE)
+
+
+# -- what a tokenizer may bring along --------------------------------------------------------------
+
+
+class Brings:
+    """A tokenizer of which only the template matters."""
+
+    def __init__(self, chat_template):
+        self.chat_template = chat_template
+
+
+@pytest.mark.parametrize("brought", [None, "", {}])
+def test_a_base_model_is_named(brought):
+    """A learner who names a base model hears so before a prompt is made."""
+    with pytest.raises(CourseError, match="no chat template"):
+        chat_templates.own(Brings(brought))
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        {"default": "A", "tool_use": "B"},
+        {"rag": "A", "tool_use": "B"},
+        {"tool": "B", "default": "A"},
+    ],
+)
+def test_of_several_templates_one_is_given_and_not_its_name(brought):
+    """A learner of a model with templates for tools as well: the text, never the name, of one."""
+    assert chat_templates.own(Brings(brought)) == "A"
+
+
+def test_several_templates_in_a_folder_give_the_ordinary_one(tokenizer, tmp_path):
+    """A learner who reads a saved model that brings several templates."""
+    other = AutoTokenizer.from_pretrained(POCKET)
+    other.chat_template = {"rag": "{{ 'r' }}", "tool_use": "{{ 't' }}"}
+    other.save_pretrained(tmp_path)
+    assert chat_templates.load(str(tmp_path)) in ("{{ 'r' }}", "{{ 't' }}")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"version": "1.0", "model": {"type": "none"}}'])
+def test_a_damaged_tokenizer_is_named(tokenizer, tmp_path, damage):
+    """A learner whose download broke off: which tokenizer, and no traceback."""
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(damage, encoding="utf-8")
+    with pytest.raises(CourseError, match="could not be loaded"):
+        chat_templates.load(str(tmp_path))
+
+
+def test_the_hub_that_is_asked_is_the_one_that_is_set(monkeypatch):
+    """A learner behind a mirror (HF_ENDPOINT): the mirror is tried, and its password not shown."""
+    asked = []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:SEKRET@mirror.invalid")
+    monkeypatch.setattr(chat_templates.machine, "reachable", lambda host: asked.append(host))
+    with pytest.raises(CourseError) as error:
+        chat_templates.load("no-one/no-such-model")
+    assert "mirror.invalid" in asked[0] and "SEKRET" not in str(error.value)
+
+
+HOSTILE = {
+    "a loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}x",
+    "a text of gigabytes": "{{ 'a' * 8000000000 }}",
+    "a text that doubles": "{% set n = namespace(x='aa') %}{% for i in range(40) %}"
+    "{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_template_that_does_not_end_is_stopped(name, monkeypatch):
+    """A learner who reads a stranger's template: a message, and the machine goes on."""
+    monkeypatch.setattr(chat_templates, "SECONDS", 4)
+    with pytest.raises(CourseError, match="come to an end"):
+        chat_templates.own(Brings(HOSTILE[name]))
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        *map(chat_templates.load, chat_templates.FAMILIES),
+        (POCKET / "chat_template.jinja").read_text(encoding="utf-8"),
+        "{{ raise_exception('no') }}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{% if",
+        "{{ strftime_now('%Y') }}{{ tools | tojson }}",
+    ],
+)
+def test_a_template_that_ends_is_given_whatever_it_does(harmless):
+    """A learner who reads an odd template: it is theirs to read; it stops when it is used."""
+    assert chat_templates.own(Brings(harmless)) == harmless
+
+
+def test_a_template_that_stops_ends_in_a_message(tokenizer):
+    """A learner whose template divides by zero, calls nothing or refuses: one message."""
+    for template in (
+        "{{ 1 / 0 }}",
+        "{{ nothing() }}",
+        "{{ 'a' + 5 }}",
+        "{{ raise_exception('no') }}",
+    ):
+        with pytest.raises(CourseError, match="refuses"):
+            chat_templates.render(tokenizer, CHAT, template)
+
+
+@pytest.mark.parametrize(
+    "content", [[{"type": "text", "text": "The soup was hot."}], None, 5, {"text": "x"}, b"x"]
+)
+def test_a_message_without_plain_text_is_named(tokenizer, content):
+    """A learner who sends parts, as some APIs take them: told before the template stops."""
+    messages = [{"role": "user", "content": content}]
+    for use in (chat_templates.render, chat_templates.pieces, chat_templates.segments):
+        with pytest.raises(CourseError, match="no text"):
+            use(tokenizer, messages)
+
+
+# -- tokenizers of other kinds ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    """A byte-level BPE tokenizer with ChatML's marks and no BOS, as many families have it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    marks = ["<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=marks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["The soup was cold and nobody came."] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        eos_token=marks[1],
+        pad_token=marks[1],
+        extra_special_tokens=marks[:1],
+    )
+    tokenizer.chat_template = chat_templates.load("chatml")
+    return tokenizer
+
+
+@pytest.mark.parametrize("content", ["The soup was cold.", "Zürich \u2615\u2615", "", " a\n\nb "])
+def test_byte_level_pieces_hold_the_whole_text(byte_level, content):
+    """A learner in the small tier: every token has a box, spaces included, coloured by owner."""
+    messages = [{"role": "user", "content": content}]
+    found = chat_templates.pieces(byte_level, messages)
+    assert len(found) == len(
+        byte_level.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    )
+    text = chat_templates.render(byte_level, messages)
+    if content.isascii():
+        assert "".join(piece for piece, _ in found) == text
+    assert [p for p, owner in found if owner == "special"] == re.findall(r"<\|im_\w+\|>", text)
+
+
+def test_marks_that_a_tokenizer_cuts_to_pieces_are_named(tokenizer, byte_level):
+    """A learner who counts another family's tokens with the wrong tokenizer."""
+    for template, other, unknown in (
+        (None, tokenizer, []),
+        ("chatml", tokenizer, ["<|im_start|>", "<|im_end|>"]),
+        ("zephyr", tokenizer, ["<|system|>", "<|user|>", "<|assistant|>"]),
+        (None, byte_level, []),
+    ):
+        runs = chat_templates.segments(other, CHAT, template and chat_templates.load(template))
+        assert chat_templates.unknown_marks(other, runs) == unknown
+    hostile = [{"role": "user", "content": "a <|im_start|> of a user"}]
+    assert (
+        chat_templates.unknown_marks(tokenizer, chat_templates.segments(tokenizer, hostile)) == []
+    )
+
+
+def test_the_stepper_counts_no_tokens_of_a_foreign_format(tokenizer, byte_level, monkeypatch):
+    """A learner who compares token counts: a number only where the tokenizer knows the marks."""
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    chatml = {"ChatML": chat_templates.load("chatml")}
+    assert "not counted, <|im_start|>" in repr(explorers.chat_stepper(tokenizer, CHAT, chatml))
+    assert re.search(r"tokens: \d+\n", repr(explorers.chat_stepper(byte_level, CHAT, chatml)))

@@ -3,18 +3,18 @@
 import html
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from course_utils import checks
 from course_utils.errors import CourseError
 
-LESSONS = [
-    n
-    for n in checks.LESSONS
-    if (checks.Path(checks.__file__).parent / "exercises" / f"lesson_{n}.py").exists()
-]
+ROOT = Path(checks.__file__).parents[1]
 
 
 @pytest.fixture
@@ -23,6 +23,12 @@ def learner(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_STATIC", "0")
     monkeypatch.setenv("COURSE_PROGRESS", str(tmp_path / "progress.json"))
     return tmp_path / "progress.json"
+
+
+RIGHT = [
+    {"role": "system", "content": "Answer with one word."},
+    {"role": "user", "content": "Nice staff."},
+]
 
 
 def starter(text):
@@ -46,6 +52,7 @@ def starter_with_docstring(text):
         starter,
         starter_with_docstring,
         lambda x: ...,
+        (starter, len),
     ],
 )
 def test_an_untouched_starter_is_not_wrong(answer, capsys):
@@ -82,26 +89,160 @@ def test_an_answer_that_crashes_ends_in_one_line(learner, capsys):
 
 def test_a_right_answer_is_remembered(learner, capsys):
     """A learner finds their progress again tomorrow."""
-    right = [
-        {"role": "system", "content": "Answer with one word."},
-        {"role": "user", "content": "Nice staff."},
-    ]
-    checks.check("00.2", right)
-    checks.check("00.2", right)
+    checks.check("00.2", RIGHT)
+    checks.check("00.2", RIGHT)
     assert "Exercise 00.2: correct." in capsys.readouterr().out
     assert json.loads(learner.read_text())["solved"] == ["00.2"]
     checks.progress()
     assert "Lesson 00: 1 of" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"x"', "\x00\xff", '{"solved": 3}'])
-def test_a_damaged_progress_file_loses_no_answer(learner, content, capsys):
-    """A learner whose file was cut off goes on; the file is made new."""
+ODD = [
+    "",
+    "{",
+    "[]",
+    '"x"',
+    "\x00\xff",
+    "[" * 100_000,
+    '{"solved": 3}',
+    '{"solved": "00.1"}',
+    '{"solved": [["00.1"], null, 3, "00.1"]}',
+    '{"hints": {"00.2": "2", "00.1": -5}}',
+    '{"hints": [], "solved": {}}',
+]
+
+
+@pytest.mark.parametrize("content", ODD)
+def test_a_damaged_progress_file_stops_nothing_and_is_kept(learner, content, capsys):
+    """A learner whose file was cut off goes on, and nothing is thrown away."""
     learner.write_text(content, encoding="latin-1")
+    before = learner.read_bytes()
     checks.progress()
     checks.hint("00.2")
-    checks.check("00.2", ...)
-    assert "Hint 1 of 3" in capsys.readouterr().out
+    checks.check("00.2", RIGHT)
+    out = capsys.readouterr().out
+    assert "Hint 1 of 3" in out and "correct" in out
+    assert "00.2" in json.loads(learner.read_text())["solved"]
+    kept = [path.read_bytes() for path in learner.parent.glob("*.unreadable-*")]
+    assert kept == ([before] if content else [])
+    assert "The file as it was" in out or not content
+
+
+def test_a_second_damaged_file_does_not_replace_the_first(learner):
+    """A learner with two accidents finds both files."""
+    for content in ("{1", "{2"):
+        learner.write_text(content)
+        checks.hint("00.1")
+    kept = {path.read_text() for path in learner.parent.glob("*.unreadable-*")}
+    assert kept == {"{1", "{2"}
+
+
+def test_what_a_newer_version_noted_is_kept(learner):
+    """A learner who goes back to an older copy of the course for an hour loses nothing."""
+    newer = {"version": 2, "solved": ["09.1"], "quiz": {"00": "abc"}, "hints": {"09.1": 2}}
+    learner.write_text(json.dumps(newer))
+    checks.check("00.2", RIGHT)
+    checks.hint("00.1")
+    wanted = {**newer, "solved": ["00.2", "09.1"], "hints": {"09.1": 2, "00.1": 1}}
+    assert json.loads(learner.read_text()) == wanted
+    assert not list(learner.parent.glob("*.unreadable-*"))
+
+
+def test_two_notebooks_at_once_lose_nothing(learner):
+    """A learner with two lessons open: each notebook keeps what the other wrote."""
+    code = (
+        "import sys\nfrom course_utils import checks\n"
+        "right = [{'role': 'system', 'content': 'Answer with one word.'},\n"
+        "         {'role': 'user', 'content': 'Nice staff.'}]\n"
+        "task = checks.exercise('00.2')\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "for n in range(20):\n"
+        "    key = f'00.{sys.argv[1]}{n}'\n"
+        "    checks.lesson('00').EXERCISES[key] = task\n"
+        "    checks.check(key, right)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, name],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    for one in both:
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    for one in both:
+        said, _ = one.communicate(timeout=60)
+        assert said.count("correct") == 20 and "could not" not in said
+    assert len(json.loads(learner.read_text())["solved"]) == 40
+
+
+def test_a_link_stays_a_link(learner):
+    """A learner who keeps such files elsewhere, linked from home, still has the link afterwards."""
+    real = learner.parent / "real.json"
+    real.write_text('{"solved": ["01.1"]}')
+    learner.symlink_to(real)
+    checks.check("00.2", RIGHT)
+    assert learner.is_symlink()
+    assert json.loads(real.read_text())["solved"] == ["00.2", "01.1"]
+
+
+def test_only_ordinary_files_are_written(learner, monkeypatch, capsys):
+    """A learner with an odd setting, and root in a container: no device, pipe or folder is lost."""
+    pipe = learner.parent / "pipe"
+    os.mkfifo(pipe)
+    folder = learner.parent / "folder"
+    folder.mkdir()
+    for place in (pipe, folder, Path("/dev/null")):
+        monkeypatch.setenv("COURSE_PROGRESS", str(place))
+        before = place.stat().st_mode
+        checks.hint("00.1")
+        checks.progress()
+        out = capsys.readouterr().out
+        assert "is no ordinary file" in out and "Hint 1 of 3" in out
+        assert place.stat().st_mode == before
+
+
+def test_a_full_disk_leaves_the_old_file(learner, monkeypatch, capsys):
+    """A learner whose disk is full in the middle keeps what was there, and nothing half-written."""
+    learner.write_text('{"solved": ["01.1"]}')
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checks.Path, "replace", full)
+    checks.check("00.2", RIGHT)
+    out = capsys.readouterr().out
+    assert "correct" in out and "could not be saved: No space left on device" in out
+    assert learner.read_text() == '{"solved": ["01.1"]}'
+    assert not list(learner.parent.glob("*.new"))
+
+
+def test_an_account_without_a_home_folder(monkeypatch, capsys):
+    """A learner in a bare container: answers are checked all the same."""
+    monkeypatch.setenv("COURSE_STATIC", "0")
+    monkeypatch.delenv("COURSE_PROGRESS", raising=False)
+
+    def homeless(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(checks.Path, "home", homeless)
+    monkeypatch.setattr(checks.Path, "expanduser", homeless)
+    checks.hint("00.1")
+    checks.progress()
+    assert capsys.readouterr().out.count("Set COURSE_PROGRESS to a file") == 2
+
+
+def test_progress_says_where_it_is_kept(learner, monkeypatch, capsys):
+    """A learner with a new clone wonders why exercises are done already; or wants to start anew."""
+    monkeypatch.setattr(checks.Path, "home", lambda: learner.parent)
+    checks.progress()
+    assert "Kept in ~/progress.json, for every copy of the course" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path, capsys):
@@ -147,13 +288,28 @@ def test_a_program_leaves_no_trace(monkeypatch, tmp_path, capsys):
         lambda: checks.hint("00.1", 4),
         lambda: checks.quiz("00", "zz"),
         lambda: checks.quiz("00", "a"),
+        lambda: checks.hint("00.1", 0),
+        lambda: checks.hint("00.1", -1),
+        lambda: checks.hint("00.1", "2"),
+        lambda: checks.hint("00.1", 1.5),
+        lambda: checks.hint(0.1),
+        lambda: checks.hint(...),
+        lambda: checks.check(0.1, 1),
+        lambda: checks.check(None, 1),
+        lambda: checks.check("", 1),
+        lambda: checks.quiz(0),
+        lambda: checks.quiz(["00"]),
+        lambda: checks.quiz("00", 4),
+        lambda: checks.quiz("00", ["a", None]),
+        lambda: checks.quiz("00", [1, 2, 3, 4]),
+        lambda: checks.quiz("00", {}),
     ],
 )
 def test_a_wrong_key_names_the_right_ones(learner, call):
-    """A learner who mistypes an exercise's number reads which ones there are."""
+    """A learner who mistypes a name, or leaves out the quotes, reads how it is written."""
     with pytest.raises(CourseError) as caught:
         call()
-    assert caught.value.next_step
+    assert '"' in caught.value.next_step or "There are" in caught.value.next_step
 
 
 def test_the_self_test_as_text_shows_no_answer(monkeypatch, capsys):
@@ -171,6 +327,8 @@ def test_the_self_test_marks_letters(learner, capsys):
     """A learner where buttons do not work answers with letters."""
     questions = checks.lesson("00").QUIZ
     right = "".join(checks.LETTERS[q.right] for q in questions)
+    checks.quiz("00", list(right))
+    assert f"{len(questions)} of {len(questions)} right." in capsys.readouterr().out
     checks.quiz("00", " ".join(right).upper())
     out = capsys.readouterr().out
     assert f"{len(questions)} of {len(questions)} right." in out
@@ -185,20 +343,38 @@ def test_the_self_test_marks_letters(learner, capsys):
 
 
 def test_the_self_test_can_be_clicked(learner):
-    """A learner who clicks a choice reads at once whether it is right."""
-    box = checks.quiz("00")
+    """A learner clicks anywhere on an answer and reads at once whether it is right."""
     question = checks.lesson("00").QUIZ[0]
-    _, *choices, verdict = box.children[0].children
+    _, *choices, verdict = checks.quiz("00").children[0].children
     assert len(choices) == len(question.choices)
-    for n, (row, (text, why)) in enumerate(zip(choices, question.choices, strict=True)):
-        button, label = row.children
-        assert html.unescape(label.value) == text
+    for n, (button, (text, why)) in enumerate(zip(choices, question.choices, strict=True)):
+        assert button.description == f"{checks.LETTERS[n]}) {text}"
         button.click()
         right = "Right" if n == question.right else "No"
         assert f"{checks.LETTERS[n]}) {right}. {why}" in html.unescape(verdict.value)
 
 
-@pytest.mark.parametrize("number", LESSONS)
+def test_the_self_test_counts_first_answers(learner):
+    """A learner who has answered everything reads a total of the first answers."""
+    questions = checks.lesson("00").QUIZ
+    *blocks, total, _ = checks.quiz("00").children
+    for n, (question, block) in enumerate(zip(questions, blocks, strict=True)):
+        assert total.value == ""
+        buttons = block.children[1:-1]
+        if n == 0:
+            buttons[(question.right + 1) % 3].click()
+        buttons[question.right].click()
+    assert f"{len(questions) - 1} of {len(questions)} right" in total.value
+
+
+def test_lessons_are_those_whose_exercises_exist():
+    """A maintainer who adds a lesson's exercises finds them in `progress` without another list."""
+    names = [path.stem for path in (ROOT / "course_utils" / "exercises").glob("lesson_*.py")]
+    assert sorted(names) == [f"lesson_{number}" for number in checks.LESSONS]
+    assert all(checks.lesson(number).EXERCISES for number in checks.LESSONS)
+
+
+@pytest.mark.parametrize("number", checks.LESSONS)
 def test_questions_and_hints_are_well_made(number):
     """A learner cannot guess a self-test from the place or the length of the right choice."""
     module = checks.lesson(number)

@@ -166,7 +166,7 @@ def test_next_token_adds_draws_and_takes_back(llama, live):
     likeliest, draw, undo = widget.children[3].children
     empty = seen(widget)
     likeliest.click()
-    best = tokens._logits(model, tokenizer("The food was")["input_ids"]).argmax()
+    best = model(**tokenizer("The food was", return_tensors="pt")).logits[0, -1].argmax()
     one = seen(widget)
     assert f"<b>{tokenizer.decode([int(best)])}</b>" in one
     draw.click()
@@ -186,6 +186,38 @@ def test_next_token_starts_again_with_a_new_text(llama, live):
     assert "We waited<b></b>" in seen(widget)
     widget.children[0].value = "x " * 3000
     assert "too long" in seen(widget)
+
+
+def test_the_bars_add_up_and_say_which_tokens_can_be_drawn(llama, live):
+    """A learner who reads the bars: together they hold 1, and the others are counted apart."""
+    widget = explorers.next_token(*llama, "The food was", temperature=0.7, top_p=0.9)
+    read = re.sub("&#x27;", "'", seen(widget))
+    drawn, cut = (
+        re.search(rf"([\d,]+) others, {what} +([\d.]+)", read)
+        for what in ("in the draw", "cut off")
+    )
+    kept = int(re.search(r"keeps ([\d,]+)", read)[1].replace(",", ""))
+    assert kept == int(drawn[1]) + tokens.CANDIDATES
+    assert kept + int(cut[1].replace(",", "")) == len(llama[1])
+    values = [float(v) for v in re.findall(r" ([01]\.\d\d)(?:\n|\")", read)]
+    assert abs(sum(values) - 1) < 0.06
+    widget.children[2].value = 0.1
+    assert "in the draw" not in seen(widget) and "cut off" in seen(widget)
+
+
+def test_token_names_show_the_space_and_are_all_different(llama):
+    """A learner of any tokenizer: a bar for every token, none hidden behind one of its name."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    names = tokens.token_names(llama[1], range(len(llama[1])))
+    assert len(set(names)) == len(names)
+    words = {"Ġa": 0, "a": 1, "Ċ": 2, "â": 3, "ĺ": 4}
+    byte_level = Tokenizer(models.WordLevel(words, unk_token="a"))
+    byte_level.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=byte_level)
+    shown = tokens.token_names(made, range(5))
+    assert shown[:3] == ["' a'", "'a'", r"'\n'"] and len(set(shown)) == 5
 
 
 def test_playing_leaves_the_notebooks_seed_alone(llama, live):
@@ -302,7 +334,7 @@ def test_what_is_typed_into_the_endpoints_playground_is_text(live):
     def complete(messages):
         if messages[-1]["content"] == "fail":
             raise OpenAIError("no credit")
-        return f"Positive {messages[-1]['content']}"
+        return f'{{"sentiment": "positive", "reason": "{messages[-1]["content"]}"}}'
 
     widget = explorers.endpoint_playground(complete)
     box, system, result = widget.children

@@ -12,6 +12,7 @@ import time
 import pytest
 from gptq_children import load_quietly
 
+from course_staff.recording.checkpoints import in_gptqmodel
 from course_utils import data, models, sentiment
 from course_utils.errors import CourseError
 from course_utils.gptq import build as gptq_build
@@ -52,7 +53,7 @@ def in_child(function, folder, *arguments):
     work = folder / "work"
     work.mkdir()
     names = function.__code__.co_varnames
-    return child.run(function, dict(zip(names, arguments, strict=False)), work)
+    return child.run([function], dict(zip(names, arguments, strict=False)), work)
 
 
 # -- quantize, save, reload ----------------------------------------------------------------------
@@ -106,7 +107,7 @@ def test_what_quantizing_does_not_concern_stays(quantized):
 @pytest.mark.slow
 def test_gptqmodel_reads_its_own(quantized, texts, fp16):
     """A learner who compares readers gets the same answer from GPTQModel itself."""
-    assert gptq.perplexity(quantized, texts[64:]) / fp16 < LIMIT
+    assert in_gptqmodel(quantized, texts[64:]) / fp16 < LIMIT
 
 
 @needs_gptq
@@ -176,10 +177,10 @@ def test_a_checkpoint_quantized_already(tmp_path, texts):
     with pytest.raises(CourseError, match="already quantized"):
         gptq.quantize(there / "nf4", tmp_path / "out", texts)
     with pytest.raises(CourseError, match="not a GPTQ checkpoint") as caught:
-        gptq.perplexity(there / "nf4", texts)
+        in_gptqmodel(there / "nf4", texts)
     assert "bitsandbytes" in str(caught.value)
     with pytest.raises(CourseError, match="not quantized"):
-        gptq.perplexity(models.POCKET, texts)
+        in_gptqmodel(models.POCKET, texts)
 
 
 @needs_gptq
@@ -294,29 +295,3 @@ def wait_for(there, seconds=60):
     while not there():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.1)
-
-
-# -- layouts ---------------------------------------------------------------------------------------
-
-
-def test_zeros_move_between_the_formats(tmp_path):
-    """A learner's checkpoint keeps its weights when it is written in the other format."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    zeros = torch.randint(1, 16, (3, 8), generator=torch.Generator().manual_seed(0))
-    word = sum(zeros[:, i].to(torch.int64) << (4 * i) for i in range(8))
-    packed = torch.where(word >= 2**31, word - 2**32, word).to(torch.int32).reshape(3, 1)
-    path = tmp_path / "model.safetensors"
-    save_file({"a.qzeros": packed, "a.scales": torch.ones(3)}, path, metadata={"format": "pt"})
-    gptq_layouts._shift_zeros(path, 4, -1)
-    again = load_file(path)["a.qzeros"].to(torch.int64) & 0xFFFFFFFF
-    unpacked = torch.cat([again >> (4 * i) & 15 for i in range(8)], dim=1)
-    assert unpacked.tolist() == (zeros - 1).tolist()
-    gptq_layouts._shift_zeros(path, 4, 1)
-    assert load_file(path)["a.qzeros"].tolist() == packed.tolist()
-
-    for edge, by in ((packed & ~15, -1), (packed | 15, 1)):  # one zero is 0, or 15
-        save_file({"a.qzeros": edge}, path, metadata={"format": "pt"})
-        with pytest.raises(CourseError, match="other format"):
-            gptq_layouts._shift_zeros(path, 4, by)

@@ -1,6 +1,7 @@
 """Lesson 04's table and chart, and the reference runs that fill a gap in them."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ MEASURED = {
     "load s": 0.1,
     "tokens/s": 470.0,
     "right": 158,
+    "reviews": 200,
     "same": 1.0,
     "perplexity": 181.85,
 }
@@ -31,14 +33,65 @@ RECORDED = {
 def test_a_recorded_rung_is_marked_as_recorded():
     """A learner without GPTQ: that row says whose numbers it holds, and what nobody measured."""
     config = predict.config("pocket")
-    shown = ladders.table({"fp16": MEASURED, "gptq-4bit": RECORDED}, config, exam=200)
+    shown = ladders.table({"fp16": MEASURED, "gptq-4bit": RECORDED}, config)
     _, fp16, gptq, note = shown.text.splitlines()
     assert "0.790 (0.73 to 0.84)" in fp16 and "100.0%" in fp16 and "*" not in fp16
     assert gptq.startswith("gptq-4bit*") and gptq.split()[-3:] == ["-", "-", "-"]
     assert note.startswith("* recorded on a processor, 2026-11-24")
     assert "gptq-4bit*" in shown.html and "<script" not in shown.html
-    picture = ladders.chart({"fp16": MEASURED, "gptq-4bit": RECORDED}, exam=200)
-    assert picture.png and "4.7" in picture.text
+
+
+def test_a_recorded_speed_stands_in_no_measured_chart():
+    """A learner without GPTQ: 389 tokens/s of another machine do not tower over this one's."""
+    picture = ladders.chart({"fp16": MEASURED, "gptq-4bit": RECORDED}, "Pocket Llama")
+    assert picture.png and picture.text.startswith("Measured, Pocket Llama")
+    assert "fp16" in picture.text and "gptq" not in picture.text
+
+
+def test_a_rung_with_fewer_reviews_says_so():
+    """A learner whose LLM.int8() writes one token a second: the interval is that of 32 reviews."""
+    few = {**MEASURED, "predicted": 1, "right": 24, "reviews": 32}
+    shown = ladders.table({"fp16": MEASURED, "int8": few}, predict.config("pocket"))
+    assert "0.750 (0.58 to 0.87)" in shown.text
+    assert shown.text.splitlines()[-1] == "int8: 32 of 200 reviews, for lack of time"
+
+
+def test_the_ladder_fits_a_narrow_window():
+    """A learner at 900 pixels: no line of the HTML table is wider than 80 letters together."""
+    shown = ladders.table({"fp16": MEASURED, "gptq-4bit": RECORDED}, predict.config("pocket"))
+    rows = re.findall(r"<tr>(.*?)</tr>", shown.html)
+    cells = [re.findall(r">([^<>]*(?:<br>[^<>]*)*)</t[dh]>", row) for row in rows]
+    widths = [
+        max(max(map(len, cell.split("<br>"))) for cell in column)
+        for column in zip(*cells, strict=True)
+    ]
+    assert len(widths) == 10 and sum(widths) < 80
+
+
+def test_a_change_is_signed_and_has_an_interval():
+    """A learner who reads a loss: NF4 that gains a point does not "lose at most 3 points"."""
+    true = ["Positive"] * 100 + ["Negative"] * 100
+    before = true[:190] + ["Positive"] * 10
+    found = ["Negative"] * 2 + true[2:195] + ["Positive"] * 5
+    moved = ladders.change(found, before, true)
+    assert (moved["better"], moved["worse"]) == (5, 2)
+    assert moved["points"] == pytest.approx(1.5)
+    # by hand: (3 / 202 -+ 1.96 sqrt((8 / 202 - (3 / 202)^2) / 202)) x 100
+    assert (moved["low"], moved["high"]) == pytest.approx((-1.252, 4.222), abs=0.01)
+    same = ladders.change(true, true, true)
+    assert same["points"] == 0 and same["low"] == -same["high"] < 0, "nothing seen is not certain"
+
+
+def test_a_whole_run_is_shown_as_recorded():
+    """A learner who never leaves the pocket tier: a real model's ladder, and whose it is."""
+    run = run_of(predict.config("pocket"), "x")
+    run["model"]["name"] = "smollm2"
+    fp16 = {"rung": "fp16", "predicted": {"weights_bytes": 400}, "quality": None}
+    fp16["measured"] = {"weights_bytes": 400, "load_s": 1.0, "decode_tokens_s": 26.0}
+    run["rungs"].append(fp16)
+    head, gptq, base, note = ladders.of_run(run).text.splitlines()
+    assert head.split()[0] == "rung" and gptq.split()[-3:] == ["0.25", "50", "2.40"]
+    assert base.split()[-1] == "-" and note.startswith("smollm2, recorded on a processor")
 
 
 def run_of(config, fingerprint):
@@ -58,7 +111,7 @@ def run_of(config, fingerprint):
                 "rung": "gptq-4bit",
                 "predicted": {"weights_bytes": 100},
                 "measured": {"weights_bytes": 101, "load_s": 1.0, "decode_tokens_s": 50.0},
-                "quality": {"perplexity": 2.4, "right": 150, "same_as_fp16": 0.99},
+                "quality": {"perplexity": 2.4, "right": 150, "reviews": 200, "same_as_fp16": 0.99},
             },
         ],
         "exchange": [],
@@ -136,8 +189,11 @@ def test_the_sliders_answer(live):
     bits.value = 2
     assert result.value != before and "2 bits" in result.value
     box = explorers.vram()
-    model, rung, batch, length, card, result = box.children
+    model, rung, batch, length, card, count, result = box.children
     assert "T4: fits" in result.value
-    model.value, rung.value = "llama-2-70b", "fp16"
+    model.value, rung.value, card.value = "llama-2-70b", "nf4-dq", "RTX 3090"
     assert "does not fit" in result.value
+    count.value = 2
+    assert "2 x RTX 3090: fits" in result.value
+    assert "RTX 5090" in card.options
     assert set(card.options) == {one.name for one in fit.cards()}

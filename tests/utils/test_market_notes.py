@@ -42,6 +42,7 @@ def test_no_note_stands_twice(notes):
 def test_no_family_is_in_two_parts(notes):
     """A learner who trusts the test accuracy: near-twins in training would give it away."""
     placed = [(text, part) for part, pairs in notes.items() for text, _ in pairs]
+    placed += [(text, "turns") for text, _ in data.reviews(name="market_notes/turns.tsv")]
     where: dict[int, set[str]] = {}
     for number, (_, part) in zip(
         corpus.families([text for text, _ in placed]), placed, strict=True
@@ -91,9 +92,23 @@ def test_most_notes_are_in_the_domains_words(notes):
     assert sum(bool(MARKET.search(text)) for text in every) > 0.25 * len(every)
 
 
+def test_the_second_test_cannot_be_solved_by_counting_words(notes):
+    """A learner who is told that words are not enough here: a bag of words has to fail."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    turns = data.reviews(name="market_notes/turns.tsv")
+    assert len(turns) >= 100 and min(Counter(label for _, label in turns).values()) >= 30
+    bag = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=999))
+    bag.fit(*zip(*notes["train"], strict=True))
+    assert bag.score(*zip(*notes["test"], strict=True)) > 0.85
+    assert bag.score(*zip(*turns, strict=True)) < 0.6
+
+
 def test_every_text_reads_well(notes):
     """A learner who reads the notes: plain sentences, no marks of the chat format."""
-    for pairs in notes.values():
+    for pairs in [*notes.values(), data.reviews(name="market_notes/turns.tsv")]:
         for text, _ in pairs:
             assert 3 <= len(text.split()) <= 30 and text[-1] in ".!?", text
             assert not re.search(r"[\[\]<>]|\s\s", text), text

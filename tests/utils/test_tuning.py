@@ -1,7 +1,10 @@
 """Lesson 05's helper: whoever fine-tunes on their own data relies on these."""
 
+import contextlib
+import io
 import math
 import os
+import random
 import subprocess
 import sys
 
@@ -118,6 +121,127 @@ def test_a_file_of_another_kind_is_refused_in_words(tmp_path, name, text, says):
         tuning.read(written(tmp_path, name, text))
 
 
+QUOTES = [
+    'text,label\n"Unclosed start,Negative\nFine thing,Positive\nIt was "ok",Neutral\n',
+    'text,label\n"Unclosed start,Negative\nFine thing,Positive\n',
+    'text,label\n"Unclosed,Good\nFine,Good\nhe said ",Bad\nnever,Bad\nso so,Bad\nyes,Good\n',
+    'text;label\n"Unclosed;Good\nFine;Good\n"quoted; well";Bad\n',
+    'label,text\nGood,"Unclosed\nGood,fine\nBad,"quoted, well"\n',
+    'text,label\n"ok" at first,Good\nFine,Good\n',
+    'text,label\n"He said \\"no\\" to it",Good\nFine,Good\n',
+    'text,label\n"closed" ,Good\nFine,Good\n',
+    "text,label\n'single, quotes',Good\nFine,Good\n",
+    "text,label\n“curly, quotes”,Good\nFine,Good\n",
+]
+
+
+@pytest.mark.parametrize("text", QUOTES)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_quote_that_is_not_closed_loses_no_rows_in_silence(tmp_path, text, separator):
+    """A learner with a stray quote: its line is named, and the rows after it are kept."""
+    if ";" not in text:
+        text = text.replace(",", separator)
+    path = written(tmp_path, "a.csv", text)
+    with pytest.raises(CourseError, match=r"line 2: .*(quote|fields)"):
+        tuning.read(path)
+    kept = [text for text, _ in tuning.read(path, drop=True)]
+    assert any(text.lower() == "fine" or text == "Fine thing" for text in kept)
+
+
+@pytest.mark.parametrize("count", [5, 500, 5000])
+def test_rows_after_an_unclosed_quote_are_kept(tmp_path, count):
+    """A learner who drops bad rows of a large table: one stray quote costs one row."""
+    rows = "".join(f"row number {i} with some text in it,Positive\n" for i in range(count))
+    path = written(tmp_path, "a.csv", 'text,label\nok one,Positive\n"unclosed,Negative\n' + rows)
+    assert len(tuning.read(path, drop=True)) == count + 1
+
+
+def test_every_line_is_read_or_named(tmp_path):
+    """A learner with a table of any mess: no line vanishes between the rows and the message."""
+    rng = random.Random(5)
+    for _ in range(300):
+        lines = ["text,label"]
+        for n in range(2, 9):
+            quote = '"' if rng.random() < 0.3 else ""
+            odd = "".join(rng.choices("\"ab ,'\t", k=rng.randint(0, 6)))
+            lines.append(f"{quote}w{n} {odd},{rng.choice(['Good', 'Bad'])}")
+        path = written(tmp_path, "a.csv", "\n".join(lines))
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            good = tuning.read(path, drop=True)
+        read = " ".join(text + " " for text, _ in good)
+        for n in range(2, 9):
+            assert f"w{n} " in read or f"line {n}:" in said.getvalue(), (lines, good)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("text;label;note (a, b, c)\nnice;Good;x\n", [("nice", "Good")]),
+        ('"text";"label";"source, page, date"\nnice;Good;x\n', [("nice", "Good")]),
+        ("sep=;\ntext;label\nnice;Good\n", [("nice", "Good")]),
+        ('"sep=,"\ntext,label\nnice,Good\n', [("nice", "Good")]),
+        ("text|label\nnice, really|Good\n", [("nice, really", "Good")]),
+        ('text,label\n "good, cheap", Good\n', [("good, cheap", "Good")]),
+        ("text,label\rnice,Good\rbad,Bad", [("nice", "Good"), ("bad", "Bad")]),
+        ('text,label\n"Dear team,\nHi, you",Good\n', [("Dear team,\nHi, you", "Good")]),
+        ("\n\ntext,label\nnice,Good\n", [("nice", "Good")]),
+        ('text,label\n5" screen,Good\n', [('5" screen', "Good")]),
+        ('text,label\nIt was "ok",Bad\n', [('It was "ok"', "Bad")]),
+        ("\ufeff\ufefftext,label\nnice,Good\n", [("nice", "Good")]),
+        (" Text , LABEL \nnice,Good\n", [("nice", "Good")]),
+        ("text,label\nfamily 👨\u200d👩\u200d👧,Good\n", [("family 👨\u200d👩\u200d👧", "Good")]),
+        ("text,label\ntrès bien\u00a0!,Good\n", [("très bien\u00a0!", "Good")]),
+    ],
+)  # fmt: skip
+def test_tables_as_programs_write_them_are_read(tmp_path, text, good):
+    """A learner whose spreadsheet has its own ideas of separators, quotes and line ends."""
+    assert tuning.read(written(tmp_path, "a.csv", text)) == good
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", '{"text":"nice \\ud83d","label":"Good"}', "line 1: half a character"),
+        (
+            "a.jsonl",
+            '{"text":"a","label":"b","text":"c"}',
+            "line 1: .*'text' stands twice",
+        ),
+        ("a.jsonl", '{"text":"a","label":NaN}', "line 1: not JSON .*NaN"),
+        ("a.jsonl", '{"text":"a","label":null}', "line 1: label is None"),
+        ("a.jsonl", '{"text":["a"],"label":"b"}', "line 1: text is"),
+        ("a.jsonl", "[" * 100_000, "one JSON list"),
+        ("a.jsonl", '{"a":' * 100_000, "line 1: not JSON"),
+        ("a.jsonl", '[{"text":"a","label":"b"}]', "one JSON list"),
+        ("a.jsonl", '{"text":"a\\u0000","label":"b"}', "line 1: a NUL"),
+        ("a.csv", "text,label\nnice,Good\u200b\n", "line 2: .*ZERO WIDTH SPACE"),
+        ("a.csv", "text,label\nnice,very\u00a0good\n", "line 2: .*NO-BREAK SPACE"),
+        ("a.csv", "text,label\nnice,Go\u00adod\n", "line 2: .*SOFT HYPHEN"),
+        ("a.csv", "text,label\nni\u202ece,Good\n", "line 2: the text holds .*OVERRIDE"),
+        ("a.csv", "text,label\nok,Good\n\ufefftext,label\n", "line 3: the text holds"),
+        ("a.csv", "text,label\nok,Good\ntext,label\n", "line 3: the first line again"),
+        ("a.csv", "text,label\n\u200b\u200d,Good\n", "line 2: no text"),
+        ("a.csv", "text,label\nnice,Good\nni\u200dce,Bad\n", "line 3: the same text as line 2"),
+        ("a.csv", "text,label\nni\0ce,Good\n", "line 2: a NUL"),
+        ("a.csv", "text,label,Text\nnice,Good,x\n", "two columns named text"),
+        ("a.csv", "text\nnice\n", "no columns named"),
+        ("a.csv", "\n \n", "is empty"),
+        ("a.csv", "text,label\nnice,Good\n".encode("utf-16"), "UTF-16"),
+        ("a.csv", "text,label\nnice,Good\n".encode("utf-16-le"), "UTF-16"),
+        ("a.csv", b"PK\x03\x04rest", "Excel workbook"),
+        ("a.tsv", b"\xd0\xcf\x11\xe0rest", "old Excel workbook"),
+        ("a.jsonl", b"\x1f\x8brest", "gzip"),
+        ("a.csv", "<!DOCTYPE html><p>Sign in</p>", "web page"),
+        ("a.csv", b"text,label\ncaf\xe9,b\n", "0xE9 is 'é'"),
+        ("a.json", "[]", "neither CSV nor JSONL"),
+    ],
+)
+def test_what_is_odd_in_a_file_is_named(tmp_path, name, text, says):
+    """A learner whose file came through other programs: the reason and the place, no traceback."""
+    with pytest.raises(CourseError, match=says):
+        tuning.read(written(tmp_path, name, text))
+
+
 def test_a_missing_file_is_said(tmp_path):
     """A learner with a slip in the name."""
     with pytest.raises(CourseError, match="cannot be read"):
@@ -170,6 +294,60 @@ def test_what_cannot_be_learned_is_refused_before_training(tokenizer, examples, 
     """A learner would wait for a training that cannot work."""
     with pytest.raises(CourseError, match=says):
         checked(examples, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Positive", "Positive\u200b"),
+        ("Positive", "Positive\ufeff"),
+        ("Positive", "Pos\u00aditive"),
+        ("Positive", "Positive "),
+        ("Positive", "P\u043esitive"),
+        ("Positive", "\uff30ositive"),
+        ("very good", "very\u00a0good"),
+        ("very good", "very  good"),
+        ("n\u00e9gatif", "ne\u0301gatif"),
+        ("Level 1", "Level l"),
+        ("Level 1", "Level I"),
+        ("10", "1O"),
+        ("up", "UP"),
+        ("up", "up."),
+    ],
+)
+def test_labels_that_look_the_same_are_told(tokenizer, one, other):
+    """A learner with two spellings of one label: half of the rows would count as another class."""
+    with pytest.raises(CourseError, match="looks the same.*differs"):
+        checked([("a", one), ("b", other)], tokenizer)
+
+
+@pytest.mark.parametrize("labels", [(1, 0), ("a", None), ("a", float("nan")), (True, False)])
+def test_labels_from_pandas_must_be_text(tokenizer, labels):
+    """A learner who builds the pairs with pandas: numbers and empty cells are named."""
+    with pytest.raises(CourseError, match="where a text belongs"):
+        checked([("x", labels[0]), ("y", labels[1])], tokenizer)
+
+
+def test_few_examples_of_a_label_are_told(tokenizer, capsys):
+    """A learner with a small file: it may go on, and knows what to expect."""
+    checked([(f"t{i}", "often") for i in range(60)] + [("r", "rare")], tokenizer)
+    said = capsys.readouterr().out
+    assert "'rare' has 1" in said and "often" not in said
+
+
+def test_a_text_that_passes_is_not_dropped_by_the_trainer(tokenizer):
+    """A learner whose tokenizer knows no limit: check and trainer stop at the same length."""
+    from trl import SFTConfig
+
+    from course_utils.tuning import checking
+
+    assert SFTConfig(use_cpu=True, bf16=False).max_length == checking.MAX_LENGTH
+    tokenizer.model_max_length, kept = int(1e30), tokenizer.model_max_length
+    try:
+        with pytest.raises(CourseError, match="longer than 1,024 tokens"):
+            checked([("a", "x"), ("word " * 1100, "y")], tokenizer)
+    finally:
+        tokenizer.model_max_length = kept
 
 
 def test_a_shorter_limit_counts_the_answer_too(tokenizer):
@@ -405,6 +583,20 @@ except CourseError as error:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert "too full" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path):
+    """A learner who pressed Stop, or filled the disk, while a checkpoint was written."""
+    assert tuning.newest_checkpoint(tmp_path / "none") is None
+    states = {"25": "{}", "100": '{"epoch": 1}', "125": '{"epo', "150": "", "175": None}
+    for step, state in states.items():
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        written(tmp_path / f"checkpoint-{step}", "adapter_model.safetensors", b"")
+        if state is not None:
+            written(tmp_path / f"checkpoint-{step}", "trainer_state.json", state)
+    written(tmp_path, "checkpoint-200", "a file")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert tuning.newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
 def test_other_errors_pass_through(tmp_path):
