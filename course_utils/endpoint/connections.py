@@ -114,6 +114,8 @@ async def sweep(connections: Any) -> None:
         await asyncio.sleep(2)
         for one in list(connections):
             allowed = FIRST_SECONDS if one.cycle is None else IDLE_SECONDS + 5
+            if one.refused:  # turned away, and not even asking
+                allowed = REUSABLE
             if idle(one) and loop.time() - one.since > allowed:
                 one.transport.close()
 

@@ -39,6 +39,7 @@ class Engine:
         from transformers import DynamicCache
 
         self.model, self.new_cache = model, DynamicCache
+        self.threads = torch.get_num_threads()
         self.rows: list[Reply] = []
         self.cache: Any = None
         self.mask: Any = None
@@ -65,6 +66,7 @@ class Engine:
         """Make replies for ever: take in who waits, then one token for each."""
         import torch
 
+        torch.set_num_threads(self.threads)  # PyTorch counts them for each thread that calls it
         with torch.inference_mode():
             while True:
                 fresh = self.admitted()

@@ -11,6 +11,10 @@ from urllib.parse import urlsplit
 
 from course_utils.errors import CourseError
 
+# what the gateway tells whoever started it, a line each
+SAYS = "gateway: "
+LISTENING, LOADING, READY, USAGE = "listening on port ", "loading the model", "ready", "usage "
+PORT_TAKEN = "the port is taken"
 AGAIN = "Run the cell with endpoint.start() again, then the cell that makes the client."
 KILLED = (-9, 137)  # exit codes of a process that the system ended, by POSIX and by a shell
 

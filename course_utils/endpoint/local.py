@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from course_utils import machine
+from course_utils import machine, models
 from course_utils.endpoint.engine import Engine
 from course_utils.endpoint.prompts import Prompts
-from course_utils.endpoint.refusals import Json, Refusal, busy
+from course_utils.endpoint.refusals import ClientGone, Json, Refusal, busy
 from course_utils.endpoint.replies import Reply, Words
 from course_utils.endpoint.wishes import Wish, asked
 
@@ -43,7 +43,7 @@ class Local:
         Raises:
             ValueError: it is a base model, without a chat template.
         """
-        size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        size = models.weights_bytes(str(self.folder)) or 0
         if size < LARGE_BYTES:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         import torch
@@ -193,10 +193,6 @@ class Job:
         """The tokens read and written."""
         read, made = len(self.replies[0].prompt), sum(reply.made for reply in self.replies)
         return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
 
 
 def sse(body: Json) -> str:

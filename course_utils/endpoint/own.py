@@ -76,15 +76,16 @@ def first_model(server: Server) -> str:
 def probe(server: Server) -> None:
     """Send one tiny request, so that what is wrong shows now and in plain words."""
     messages = [{"role": "user", "content": "Say OK."}]
-    choice = asked(
-        server,
-        lambda client: client.chat.completions.create(
+
+    def ask(client: Any) -> tuple[Any, str]:
+        response = client.chat.completions.create(
             model=server.model, messages=messages, temperature=0, max_completion_tokens=16
-        ).choices[0],
-    )
-    content = getattr(choice.message, "content", None)
+        )
+        return response.choices[0].message.content, response.choices[0].finish_reason
+
+    content, finish = asked(server, ask)
     # a model that thinks first may have used up its few tokens before the first word
-    if not isinstance(content, str) and (content or choice.finish_reason != "length"):
+    if not isinstance(content, str) and (content or finish != "length"):
         raise odd(server, f"The reply's content is {type(content).__name__}, not text.")
 
 
@@ -126,7 +127,7 @@ def explained(server: Server, error: Any) -> CourseError:
         said = "It is wrong, deleted or of another service."  # theirs repeats part of the key
     elif status == 400 and "temperature" in said:
         step = f"Set COURSE_API_MODEL to a chat model that takes it, like {OPENAI_MODEL}"
-    elif status == 404 and "model" not in said.lower():
+    elif status == 404 and (error.code == "unknown_url" or isinstance(error.body, str)):
         what, step_here = "{where} does not know this request", "Use what the reason names"
         ends = server.where.rstrip("/").endswith("/v1")
         right = f"{server.where.rstrip('/')}/v1"

@@ -33,6 +33,10 @@ class Refusal(Exception):
         return {"error": told}
 
 
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 def wrong(param: str, message: str) -> Refusal:
     """A 400 for a parameter whose value cannot be."""
     return Refusal(400, "invalid_value", message, param)

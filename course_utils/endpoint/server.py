@@ -24,13 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import machine, models, settings
-from course_utils.endpoint import gateway
-from course_utils.endpoint.handle import AGAIN, Server, last_words
+from course_utils.endpoint.handle import (
+    AGAIN,
+    LISTENING,
+    LOADING,
+    PORT_TAKEN,
+    READY,
+    SAYS,
+    USAGE,
+    Server,
+    last_words,
+)
 from course_utils.endpoint.own import explain_errors, learners_own, probe
 from course_utils.errors import CourseError
 
 START_SECONDS = 180
-STEPS = (gateway.LISTENING, gateway.LOADING, gateway.READY)
+STEPS = (LISTENING, LOADING, READY)
 # what other libraries say while they are imported: warnings of PyTorch's logger, missing kernels
 CHATTER = re.compile(r"INFO:|[IW]\d{4} \d\d:|Failed to load .*torchao|.*Loading weights")
 HERE = "behind a local server"
@@ -165,23 +174,7 @@ def launch(told: dict[str, Any], model: str, said_by: str) -> Server:
         )
     key = secrets.token_urlsafe(24)  # 192 bits
     told = {"keys": {"": key}, **told, "model": model}
-    # Its own session: an interrupt meant for a cell must not end the server.
-    windows = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    hidden = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "course_utils.endpoint.gateway"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env={**environment, **QUIET_THREADS, "HF_HUB_OFFLINE": "1"},
-        cwd=Path(__file__).parents[2],
-        start_new_session=not windows,
-        creationflags=windows,
-    )
+    process = _gateway()
     server = Server(
         "", next(iter(told["keys"].values())), model, said_by, "folder" in told, process
     )
@@ -199,16 +192,37 @@ def launch(told: dict[str, Any], model: str, said_by: str) -> Server:
     return server
 
 
+def _gateway() -> "subprocess.Popen[str]":
+    """The gateway's process, which waits for its settings."""
+    # Its own session: an interrupt meant for a cell must not end the server.
+    windows = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    hidden = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    return subprocess.Popen(
+        [sys.executable, "-m", "course_utils.endpoint.gateway"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**environment, **QUIET_THREADS, "HF_HUB_OFFLINE": "1"},
+        cwd=Path(__file__).parents[2],
+        start_new_session=not windows,
+        creationflags=windows,
+    )
+
+
 def _read(server: Server, said: "queue.Queue[str]") -> None:
     """Keep the server's log and pass on what the gateway itself says, until its output ends."""
     assert server.process and server.process.stdout
     for line in server.process.stdout:
-        word = line.removeprefix(gateway.SAYS).strip()
+        word = line.removeprefix(SAYS).strip()
         if word == line.strip():
             if not CHATTER.match(line):
                 server.log.append(line.rstrip())
-        elif word.startswith(gateway.USAGE):
-            server.usage = json.loads(word.removeprefix(gateway.USAGE))
+        elif word.startswith(USAGE):
+            server.usage = json.loads(word.removeprefix(USAGE))
         else:
             said.put(word)
     said.put("")
@@ -233,12 +247,12 @@ def _wait(server: Server, port: int) -> str:
                     continue
                 reason = f"It was not ready after {START_SECONDS} s. {last_words(server.log)}"
                 raise CourseError("The local server did not start.", reason, AGAIN) from None
-            if word.startswith(gateway.LISTENING):
-                found = word.removeprefix(gateway.LISTENING)
-            elif word == gateway.READY:
+            if word.startswith(LISTENING):
+                found = word.removeprefix(LISTENING)
+            elif word == READY:
                 bar.update(bar.total - bar.n)  # or a gateway without a model leaves a red bar
                 return found
-            elif word == gateway.PORT_TAKEN:
+            elif word == PORT_TAKEN:
                 raise CourseError(
                     f"The local server cannot listen on port {port}.",
                     "Another program uses it, or this account may not.",

@@ -10,10 +10,10 @@ import json
 from collections.abc import AsyncIterator, Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
-from course_utils.endpoint.local import ClientGone
-from course_utils.endpoint.refusals import Json, Refusal
-from course_utils.endpoint.wishes import MOST_CHOICES, flag, most_tokens, whole, wrong
+from course_utils.endpoint.refusals import ClientGone, Json, Refusal, wrong
+from course_utils.endpoint.wishes import Size, read
 
 BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
 MOST_CONNECTIONS = 100
@@ -50,7 +50,7 @@ class Upstream:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             # the caller decides how long to wait; no proxy on the way to this machine's own ports
             timeout=httpx.Timeout(None, connect=10),
-            trust_env="://127.0.0.1" not in self.address,
+            trust_env=urlsplit(self.address).hostname not in ("127.0.0.1", "localhost"),
             limits=httpx.Limits(max_connections=MOST_CONNECTIONS),
         )
 
@@ -70,19 +70,19 @@ class Upstream:
         body = {**body, "model": self.model}
         most = len(json.dumps(body)) // 4 + self.bounded(body)
         learner.hold(most)
-        used = 0
+        used, streaming = 0, False
         try:
             answer = await unless_gone(self.send("POST", "chat/completions", body), gone)
             back = {name: answer.headers[name] for name in BACK if name in answer.headers}
-            if flag(body, "stream"):
+            streaming = bool(body.get("stream"))
+            if streaming:
                 pieces = passed_on(answer, lambda counted: learner.settle(most, counted))
-                learner = None
                 return StreamingResponse(pieces, answer.status_code, back)
             content = await unless_gone(answer.aread(), gone)
             used = counted_tokens(as_object(content)) or len(content) // 4
             return Response(content, answer.status_code, back)
         finally:
-            if learner:
+            if not streaming:
                 learner.settle(most, used)
 
     def bounded(self, body: Json) -> int:
@@ -95,8 +95,8 @@ class Upstream:
             if body.get(name) is not None and body[name] not in values:
                 message = f"`{name}` is switched off here: it would cost the account extra."
                 raise Refusal(400, "unsupported_parameter", message, name)
-        choices = whole(body, "n", 1, MOST_CHOICES) or 1
-        each = most_tokens(body)
+        size = read(Size, body)
+        choices, each = size.n or 1, size.most()
         if not self.most:
             return choices * (each or 0)
         allowed = self.most // choices

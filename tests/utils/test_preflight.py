@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -78,6 +77,7 @@ def test_a_wrongly_pasted_key_is_a_lack_not_a_crash():
 
 
 def test_it_is_quick_without_network():
+<<<<<<< HEAD
     """A learner on a train does not wait for a time-out: hosts that never answer cost two seconds.
 
     A connection left to the system would wait for over a minute.
@@ -85,9 +85,17 @@ def test_it_is_quick_without_network():
     began = time.monotonic()
     command("doctor", HF_ENDPOINT="http://127.0.0.1:9", OPENAI_BASE_URL="http://127.0.0.1:9/v1")
     refused = time.monotonic() - began
+=======
+    """A learner on a train does not wait for a time-out: as quick as where all refuse at once."""
+    refusing = "http://127.0.0.1:9/v1"
+>>>>>>> main
     began = time.monotonic()
     done = command("doctor", HF_ENDPOINT="http://192.0.2.1", OPENAI_BASE_URL="http://192.0.2.2/v1")
+<<<<<<< HEAD
     assert time.monotonic() - began < 3 * refused + 2
+=======
+    assert time.monotonic() - began < 6 * at_once
+>>>>>>> main
     assert "192.0.2.1 no" in done.stdout
 
 
@@ -181,139 +189,6 @@ def test_a_lesson_that_does_not_fit_is_named(monkeypatch):
     assert report["lessons"][0]["fits"] is False
     assert any("lesson 02" in lack["what"] and lack["stops"] for lack in report["lacks"])
     assert "too big" in preflight.as_text(report)
-
-
-@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "HF_ENDPOINT"])
-def test_a_password_inside_an_address_is_not_shown(name):
-    """A learner behind a mirror or server with a password can paste the report into a forum."""
-    env = {name: "http://user:SEKRET@127.0.0.1:9/v1", "COURSE_MODEL": "a/b", "COURSE_STATIC": "0"}
-    for form in ([], ["--json"]):
-        done = command("doctor", *form, **env)
-        assert "127.0.0.1:9" in done.stdout
-        assert "SEKRET" not in done.stdout + done.stderr
-
-
-def lessons(monkeypatch, model, gib=None, **here):
-    """The rows of the preflight for a hub model of that size (None: out of reach)."""
-    monkeypatch.setenv("COURSE_MODEL", model)
-    monkeypatch.setattr(preflight, "_network", lambda: {"huggingface.co": gib is not None})
-    monkeypatch.setattr(models, "check_hub", lambda name: int((gib or 0) * 2**30))
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    for name, value in here.items():
-        monkeypatch.setattr(machine, name, lambda value=value: value)
-    report = preflight.report()
-    return {row["lesson"]: row for row in report["lessons"]}, report["lacks"]
-
-
-def test_a_model_of_the_hub_is_judged_by_its_own_size(monkeypatch):
-    """A learner with TinyLlama and 8 GiB: it fits, though Llama-2-7b would not."""
-    rows, lacks = lessons(monkeypatch, models.TINY_LLAMA, 2.2, ram_bytes=(8 * 2**30, 6 * 2**30))
-    assert rows["02"]["fits"] is True and "2.2 GiB" in rows["02"]["download"]
-    assert not any("too small" in lack["what"] for lack in lacks)
-    rows, lacks = lessons(monkeypatch, models.TINY_LLAMA, 2.2, ram_bytes=(2 * 2**30, 2**30))
-    said = next(lack for lack in lacks if "too small" in lack["what"])
-    assert rows["02"]["fits"] is False and models.TINY_LLAMA not in said["next"]
-
-
-def test_a_model_of_unknown_size_is_not_judged(monkeypatch):
-    """A learner without network and another's model reads "not known", not Llama-2-7b's figure."""
-    rows, lacks = lessons(monkeypatch, "owner/name", None)
-    assert rows["02"]["fits"] is None and rows["02"]["needs"] == "not known"
-    assert not any("too small" in lack["what"] for lack in lacks)
-    assert "not known" in preflight.as_text(preflight.report())
-
-
-def test_a_gpu_is_judged_by_what_it_has_free(monkeypatch):
-    """A learner whose card is filled by another notebook is told before the lesson tries."""
-    full = machine.Gpu("Tesla T4", "cuda", 15 * 2**30, 2**30, (7, 5))
-    rows, _ = lessons(monkeypatch, "owner/name", 6.0, gpus=[full])
-    assert rows["02"]["fits"] is False
-    rows, _ = lessons(monkeypatch, "owner/name", 6.0, gpus=[t4()])
-    assert rows["02"]["fits"] is True
-
-
-CONTAINERS = {
-    "docker, version 2": ("0::/\n", "", "memory.max", "memory.current", "inactive_file"),
-    "a slice, version 2": (
-        "0::/user.slice/app.scope\n", "user.slice", "memory.max", "memory.current", "inactive_file",
-    ),
-    "docker, version 1": (
-        "4:memory:/docker/abc\n0::/\n", "memory", "memory.limit_in_bytes",
-        "memory.usage_in_bytes", "total_inactive_file",
-    ),
-    "two controllers": (
-        "4:cpu,memory:/a/b\n", "memory/a", "memory.limit_in_bytes",
-        "memory.usage_in_bytes", "total_inactive_file",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", CONTAINERS)
-def test_a_containers_limit_is_the_memory_there_is(kind, monkeypatch, tmp_path):
-    """A learner on a hub or in Docker: 900 MiB are 900 MiB, whatever the machine around has."""
-    groups, folder, limit, use, droppable = CONTAINERS[kind]
-    place = tmp_path / folder
-    place.mkdir(parents=True, exist_ok=True)
-    (place / limit).write_text(f"{900 * 2**20}\n")
-    (place / use).write_text(f"{300 * 2**20}\n")
-    (place / "memory.stat").write_text(f"anon 1\n{droppable} {100 * 2**20}\n")
-    (tmp_path / "groups").write_text(groups)
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "GROUPS_OF_PROCESS", tmp_path / "groups")
-    assert machine.ram_bytes() == (900 * 2**20, 700 * 2**20)
-    (place / limit).write_text("max\n")
-    assert machine.ram_bytes()[0] > 900 * 2**20
-
-
-def test_no_cgroups_and_odd_ones_do_no_harm(monkeypatch, tmp_path):
-    """A learner on macOS or Windows, or with files nobody may read."""
-    monkeypatch.setattr(machine, "GROUPS_OF_PROCESS", tmp_path / "none")
-    whole = machine.ram_bytes()[0]
-    (tmp_path / "none").write_text("4:memory:/x\n")
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("odd")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
-    assert machine.ram_bytes()[0] == whole
-
-
-def test_a_real_limit_is_seen(tmp_path):
-    """The same in a group that the system really made; where none can be made, the fakes stand."""
-    group = Path(f"/sys/fs/cgroup/memory/course-{os.getpid()}")
-    try:
-        group.mkdir()
-    except OSError:
-        pytest.skip("no cgroup of version 1 can be made here")
-    try:
-        (group / "memory.limit_in_bytes").write_text("900M")
-        code = (
-            f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-            "from course_utils import machine; print(*machine.ram_bytes())"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        total, free = map(int, done.stdout.split())
-    finally:
-        group.rmdir()
-    assert total == 900 * 2**20 and total * 0.5 < free <= total
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that a process is in")
-def test_a_deleted_working_folder_is_named(tmp_path):
-    """A learner whose clone was replaced under an open terminal."""
-    code = (
-        f"import os, sys; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})\n"
-        "from course_utils.__main__ import main; sys.exit(main(['doctor']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and "has been deleted" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_without_a_home_the_doctor_still_answers():
-    """A learner in a bare container, where HOME is not set."""
-    env = {k: v for k, v in os.environ.items() if k != "HOME"}
-    call = [sys.executable, "-m", "course_utils", "doctor"]
-    done = subprocess.run(call, env=env, capture_output=True, text=True)
-    assert "CPU cores" in done.stdout and "Traceback" not in done.stderr
 
 
 def test_in_a_notebook_it_is_a_table_with_text():

@@ -291,3 +291,18 @@ def test_the_course_reviews_are_labelled_and_mixed():
     assert {label for _, label in data.reviews(20)} == set(LABELS)
     assert len({text for text, _ in pairs}) == len(pairs)
     assert all(text.strip() for text, _ in pairs)
+
+
+@pytest.mark.parametrize("model", ["smollm2", "owner/name"])
+def test_a_general_model_is_asked_for_a_label(monkeypatch, model):
+    """A learner with a real model gets labels to score, in place of 200 friendly conversations."""
+    monkeypatch.setenv("COURSE_MODEL", model)
+    (asked,) = messages("The soup was cold.")
+    assert asked["role"] == "user"
+    assert all(label in asked["content"] for label in LABELS)
+    assert "The soup was cold." in asked["content"]
+    own = messages("The soup was cold.", system="Answer in JSON.")
+    assert [m["content"] for m in own] == ["Answer in JSON.", "The soup was cold."]
+    monkeypatch.setenv("COURSE_MODEL", "")
+    article = [m["content"] for m in messages("The soup was cold.")]
+    assert article == [sentiment.SYSTEM, "The soup was cold."]
