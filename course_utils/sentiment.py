@@ -22,8 +22,8 @@ CompleteBatch = Callable[[list[Messages]], list[str]]
 LABELS = ("Positive", "Negative", "Neutral")
 # What the article asks, and Pocket Llama was trained on; a general model chats back at it.
 SYSTEM = "You are a helpful assistant that analyzes sentiment."
-# What a general model answers with one word: of 30 wordings tried on SmolLM2 the one after which every
-# reply could be read (200 of 200; it said "Positive" to all of them: 0.34 right).
+# What a general model answers with one word: of 30 wordings tried on SmolLM2 the one after which
+# every reply could be read (200 of 200; it said "Positive" to all of them: 0.34 right).
 GENERAL = "Classify the sentiment of this review as Positive, Negative or Neutral."
 
 
@@ -70,7 +70,7 @@ def parse_label(reply: Any) -> str:
 def interval(right: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval for a share of `right` in `total` (E. B. Wilson, 1927).
 
-    Written out, since importing scipy.stats for it takes longer than any lesson's setup.
+    Written out, since importing scipy.stats for these five lines takes more than a second.
     """
     if total == 0:
         return 0.0, 1.0
