@@ -44,7 +44,8 @@ def loaded(name: str) -> tuple[Any, Any, dict[str, Any]]:
 
     folder = models.model_path(name)
     dtype = getattr(torch, machine.fast_dtype())
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(facts.place()).eval()
+    where = {"": facts.place()}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=where).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     source = Path(folder) / "source.json"
     about = {
@@ -82,7 +83,7 @@ def lora() -> dict[str, Any]:
 
     torch.manual_seed(0)
     train, test = (data.reviews(name=f"market_notes/{part}.tsv") for part in ("train", "test"))
-    parse = tuning.parser({label for _, label in train})
+    parse = tuning.parser(sorted({label for _, label in train}))
     model, tokenizer, about = loaded(settings.SMALL)
 
     def score() -> Score:
