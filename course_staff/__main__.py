@@ -5,7 +5,7 @@ notebooks run|cards [NOTEBOOK…]          execute and store; or write cards and
 real [NOTEBOOK…] [--cards]               all lessons on SmolLM2: errors, minutes, labels read
 publish slides|site FOLDER               the lessons as slides or as a web site
 record …                                 a reference run on this machine (`record --help`)
-serve [--port N] [--key WORD] [--limit N]   one endpoint for a whole class
+serve [--learners N] [--limit N] …       one endpoint for a whole class (`serve --help`)
 address URL                              after a fork: put your repository's address everywhere
 """
 
@@ -54,12 +54,6 @@ def publish_lessons(args: argparse.Namespace) -> int:
     return 0
 
 
-def serve(args: argparse.Namespace) -> int:
-    """Serve a class until it is stopped."""
-    classroom.run(args.port, args.key, args.limit)
-    return 0
-
-
 def rewrite_address(args: argparse.Namespace) -> int:
     """Rewrite the repository's address and name the changed files."""
     changed = address.rewrite_address(args.url)
@@ -99,10 +93,8 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=lambda args: recording.main(args.rest))
 
     one = commands.add_parser("serve", help="one endpoint for a whole class")
-    one.add_argument("--port", type=int, default=8000)
-    one.add_argument("--key", default="", help="what learners set as OPENAI_API_KEY")
-    one.add_argument("--limit", type=float, default=0, help="requests a minute, of all together")
-    one.set_defaults(run=serve)
+    classroom.add_arguments(one)
+    one.set_defaults(run=classroom.run)
 
     one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
     one.add_argument("url", help="like https://github.com/owner/name")

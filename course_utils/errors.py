@@ -6,8 +6,15 @@ import re
 FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error 2[78]\b")
 
 
+def without_password(text: str) -> str:
+    """The text without the name and password that an address in it carries before its host."""
+    return re.sub(r"//\S*@", "//", text)
+
+
 class CourseError(Exception):
     """Something the course foresaw. A notebook shows its message without a traceback.
+
+    A password inside an address never gets into the message.
 
     Args:
         what: what happened, one sentence.
@@ -17,6 +24,7 @@ class CourseError(Exception):
 
     def __init__(self, what: str, why: str = "", next_step: str = "") -> None:
         """Join the three parts into the message."""
+        what, why, next_step = map(without_password, (what, why, next_step))
         self.what, self.why, self.next_step = what, why, next_step
         lines = [what]
         if why:

@@ -3,13 +3,14 @@
 import os
 import secrets
 import sys
+import tempfile
 import threading
 import time
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from course_utils import settings
+from course_utils import machine, settings
 from course_utils.errors import CourseError
 
 ROOT = Path(__file__).parent.parent  # the checkout, where there is one
@@ -73,6 +74,23 @@ def _announce(token: str) -> None:
         time.sleep(0.2)
 
 
+def _check_writable() -> None:
+    """Raise `CourseError` where Jupyter cannot note which servers and kernels run."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    folder = jupyter_runtime_dir()
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CourseError(
+            f"Jupyter cannot write into {folder}.",
+            f"{error.strerror}: the home folder is missing, read-only or full.",
+            "Set HOME, or JUPYTER_RUNTIME_DIR, to a folder of your own, and start it again.",
+        ) from None
+
+
 def run(extra: Sequence[str] = ()) -> None:
     """Open JupyterLab at lesson 00 and stay until it is stopped.
 
@@ -80,7 +98,8 @@ def run(extra: Sequence[str] = ()) -> None:
         extra: further arguments for `jupyter lab`, like `--port 9000`.
 
     Raises:
-        CourseError: JupyterLab or the notebooks are missing.
+        CourseError: JupyterLab or the notebooks are missing, the working folder has been deleted,
+            or Jupyter has no place to write.
     """
     try:
         from jupyterlab.labapp import LabApp
@@ -96,6 +115,8 @@ def run(extra: Sequence[str] = ()) -> None:
             "The course was installed without its repository.",
             "Clone the repository and run `make lab` there.",
         )
+    machine.here()
+    _check_writable()
     model = Path(settings.model_name()).expanduser()
     if model.is_dir():  # the kernels run in another folder
         os.environ["COURSE_MODEL"] = str(model.resolve())

@@ -3,6 +3,8 @@
 It only looks; it decides nothing about the course.
 """
 
+import contextlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -10,11 +12,13 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-GIB = 2**30
+from course_utils.errors import CourseError, without_password
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,87 @@ def cores() -> int:
 
 
 def ram_bytes() -> tuple[int, int]:
-    """Memory in bytes: (total, available)."""
+    """Memory in bytes: (total, available), of the machine or of the container around this process.
+
+    A container's limit is its cgroup's: `memory.max` in version 2, `memory.limit_in_bytes` in
+    version 1, of the process's own group or of any above it. Pages of files that the kernel can
+    drop (`inactive_file`) count as available, as in `docker stats`.
+    """
     import psutil
 
     memory = psutil.virtual_memory()
-    return memory.total, memory.available
+    total, available = memory.total, memory.available
+    for limit, used in _limits():
+        total = min(total, limit)
+        available = min(available, max(0, limit - used))
+    return total, available
+
+
+# where cgroups are mounted and listed, and {version: names of limit, use and the droppable part}
+CGROUPS, GROUPS_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """(limit, bytes used) of every cgroup around this process that has a limit."""
+    for folder, version in _cgroups():
+        limit_name, use_name, droppable = _FILES[version]
+        with contextlib.suppress(OSError, ValueError):  # "max" means none
+            limit = int((folder / limit_name).read_text())
+            used = int((folder / use_name).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            yield limit, used - int(stat.get(droppable, 0))
+
+
+def _cgroups() -> Iterator[tuple[Path, int]]:
+    """(folder, version) of this process's memory cgroups, its own first, then those above it.
+
+    Inside a container the mount often shows the container's group as the root, under whose path of
+    the outside nothing is found: the root itself is looked at too.
+    """
+    try:
+        lines = GROUPS_OF_PROCESS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        roots = (CGROUPS, CGROUPS / "unified") if not kinds else (CGROUPS / "memory",)
+        for root in roots:
+            inner = root / path.lstrip("/")
+            for folder in (inner, *inner.parents):
+                yield folder, 1 if kinds else 2
+                if folder == root:
+                    break
+
+
+def here() -> Path:
+    """The working folder.
+
+    Raises:
+        CourseError: it has been deleted.
+    """
+    try:
+        return Path.cwd()
+    except OSError:
+        raise CourseError(
+            "The folder you are in has been deleted.",
+            "A program, or a restored copy, has taken its place.",
+            "Change to the course's folder (cd), or restart the kernel, and run it again.",
+        ) from None
 
 
 def disk_free_bytes(folder: Path | None = None) -> int:
-    """Free disk in bytes where `folder` is (or will be); the current folder by default."""
-    place = (folder or Path.cwd()).resolve()
+    """Free disk in bytes where `folder` is (or will be); the current folder by default.
+
+    Raises:
+        CourseError: the current folder has been deleted.
+    """
+    place = (folder or here()).resolve()
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
@@ -144,3 +219,35 @@ def fast_dtype() -> str:
 def python_version() -> str:
     """This Python's version, like "3.11.7"."""
     return ".".join(map(str, sys.version_info[:3]))
+
+
+def host(address: str) -> str:
+    """Host and port of an address, without a name and a password before them."""
+    return urlsplit(address).netloc.rpartition("@")[2] or without_password(address)
+
+
+def packages(distribution: str) -> list[dict[str, Any]]:
+    """The packages that an installed one stands on: name, version here, versions supported, ok.
+
+    Optional packages that are not installed are left out.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []  # run from a folder without having been installed
+    rows = []
+    for requirement in map(Requirement, wanted):
+        optional = requirement.marker is not None and "extra" in str(requirement.marker)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if optional and version is None:
+            continue
+        fine = version is not None and requirement.specifier.contains(version, prereleases=True)
+        supported = str(requirement.specifier)
+        name = requirement.name
+        rows.append({"name": name, "version": version, "supported": supported, "ok": fine})
+    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: row["name"].lower())

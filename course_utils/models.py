@@ -13,6 +13,7 @@ from typing import Any
 
 from course_utils import machine, settings
 from course_utils.errors import CourseError
+from course_utils.units import GIB
 
 POCKET = Path(__file__).parent / "pocket_llama"
 HUB = "huggingface.co"
@@ -250,7 +251,7 @@ def _check_disk(name: str, need: int, free: int) -> None:
     if need > free:
         raise CourseError(
             f"The disk is too full for {name}.",
-            f"It takes {need / machine.GIB:.1f} GiB and {free / machine.GIB:.1f} GiB are free.",
+            f"It takes {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free.",
             f"Free some space, or set HF_HOME to a larger disk and restart the kernel, "
             f"or {BACK_TO_POCKET}.",
         )
@@ -318,7 +319,7 @@ def fetch(name: str) -> Path:
         if "No space left" in _chain(error):
             raise CourseError(
                 f"The disk ran full while {name} was downloaded.",
-                f"{free / machine.GIB:.1f} GiB were left at that moment.",
+                f"{free / GIB:.1f} GiB were left at that moment.",
                 "Free some space, or set HF_HOME to a larger disk and restart the kernel, "
                 f"then run the cell again; or {BACK_TO_POCKET}.",
             ) from None

@@ -4,15 +4,14 @@
 `preflight.show()` shows it as a table. It says whether a key is there, never its value.
 """
 
-import importlib.metadata
 import platform
 import sys
 from typing import Any
-from urllib.parse import urlsplit
 
 from course_utils import __version__, data, machine, models, settings
 from course_utils.errors import CourseError
 from course_utils.plots import Shown, table
+from course_utils.units import GIB
 
 Json = dict[str, Any]
 DISTRIBUTION = "open-llms-hands-on"
@@ -32,15 +31,33 @@ def report() -> Json:
     found: Json = {
         "course": __version__,
         "python": _python(),
-        "packages": packages(),
+        "packages": machine.packages(DISTRIBUTION),
         "machine": _machine(),
         "network": _network(),
         "secrets": _secrets(),
         "tier": _tier(),
     }
-    found["lessons"] = _lessons(found)
-    found["lacks"] = _lacks(found)
+    weights, access = _model(found)
+    found["lessons"] = _lessons(found, weights)
+    found["lacks"] = _lacks(found, access)
     return found
+
+
+def _model(found: Json) -> tuple[int | None, list[Json]]:
+    """The named model's bytes, None where they cannot be known from here; what keeps it away."""
+    online = found["network"].get(machine.host(models.hub_address()), False)
+    name = settings.model_name()
+    weights = models.weights_bytes(name)
+    try:
+        if online and weights is None and models.is_here(name) is None and name.count("/") == 1:
+            return models.check_hub(name), []
+        if weights or models.is_here(name) or name.count("/") != 1:
+            models.check(name)
+            return weights, []
+        what = f"{name} is not on this machine and the hub is out of reach."
+        return None, [_lack(what, f"Connect, or {models.BACK_TO_POCKET}.", True)]
+    except CourseError as error:
+        return weights, [_lack(f"{error.what} {error.why}".strip(), error.next_step, True)]
 
 
 def _python() -> Json:
@@ -53,41 +70,9 @@ def _python() -> Json:
     }
 
 
-def packages() -> list[Json]:
-    """The packages the course stands on: name, version here, versions supported, fine or not.
-
-    Optional packages that are not installed are left out.
-    """
-    from packaging.requirements import Requirement
-
-    try:
-        wanted = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        return []  # run from a folder without having been installed
-    rows = []
-    for requirement in map(Requirement, wanted):
-        optional = requirement.marker is not None and "extra" in str(requirement.marker)
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if optional and version is None:
-            continue
-        fine = version is not None and requirement.specifier.contains(version, prereleases=True)
-        rows.append(
-            {
-                "name": requirement.name,
-                "version": version,
-                "supported": str(requirement.specifier),
-                "ok": fine,
-            }
-        )
-    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: row["name"].lower())
-
-
 def _gib(n_bytes: float) -> float:
     """Bytes as GiB, to one digit."""
-    return round(n_bytes / machine.GIB, 1)
+    return round(n_bytes / GIB, 1)
 
 
 def _machine() -> Json:
@@ -123,7 +108,7 @@ def _api_address() -> str:
 def _network() -> Json:
     """Whether the hub and the API can be reached, by host name."""
     found = machine.all_reachable([models.hub_address(), _api_address()])
-    return {urlsplit(address).netloc or address: yes for address, yes in found.items()}
+    return {machine.host(address): yes for address, yes in found.items()}
 
 
 def _secrets() -> Json:
@@ -143,7 +128,7 @@ def _tier() -> Json:
         own_server = settings.api_is_local()
     except CourseError:
         own_server = False
-    host = urlsplit(_api_address()).netloc
+    host = machine.host(_api_address())
     return {
         "tier": settings.tier(),
         "model": models.spoken_name(),
@@ -152,48 +137,54 @@ def _tier() -> Json:
     }
 
 
-def _need(course: Json, tier: str, weights: int | None, gpu: bool) -> tuple[float, str]:
+def _need(need: Json, pocket: Json, weights: int | None, gpu: bool) -> tuple[float | None, str]:
     """(GiB, "RAM" or "GPU") that a lesson takes: its card's figure, or that of the named model.
 
-    For a model whose files are here, that is its weights and 1 GiB to work with.
+    For a model whose size is known, that is its weights and 1 GiB to work with; the card speaks of
+    Llama-2-7b alone, so for another model of unknown size it is None.
     """
-    need = course.get(tier) or course["pocket"]
     if need.get("memory_kind", "RAM") == "RAM":
         return need["memory_gib"], "RAM"
     kind = "GPU" if gpu else "RAM"
     if weights is None:
-        return need["memory_gib"], kind
-    return round(weights / machine.GIB + (1.0 if gpu else course["pocket"]["memory_gib"]), 1), kind
+        seven = "llama-2-7b" in settings.model_name().lower()
+        return (need["memory_gib"] if seven else None), kind
+    return round(weights / GIB + (1.0 if gpu else pocket["memory_gib"]), 1), kind
 
 
-def _lessons(found: Json) -> list[Json]:
-    """What each lesson needs in the tier that follows, and whether this machine has it."""
-    tier = found["tier"]["tier"]
-    here = found["machine"]
-    biggest = max((gpu["memory_gib"] for gpu in here["gpus"]), default=0.0)
-    weights = models.weights_bytes(settings.model_name())
+def _lessons(found: Json, weights: int | None) -> list[Json]:
+    """What each lesson needs in the tier that follows, and whether this machine has it free.
+
+    `fits` is None where the model's size is not known.
+    """
+    tier, here = found["tier"]["tier"], found["machine"]
+    card = max((gpu["free_gib"] for gpu in here["gpus"]), default=0.0)
+    stored = models.weights_bytes(settings.model_name())
     rows = []
     for course in data.table("lessons"):
-        gib, kind = _need(course, tier, weights, biggest > 0)
-        has = biggest if kind == "GPU" else here["ram_free_gib"] - ROOM_GIB
         need = course.get(tier) or course["pocket"]
+        gib, kind = _need(need, course["pocket"], weights, bool(here["gpus"]))
+        has = card if kind == "GPU" else here["ram_free_gib"] - ROOM_GIB
+        download = "nothing" if stored else need["download"]
+        if not stored and (weights or gib is None):
+            download = f"{weights / GIB:.1f} GiB" if weights else "not known"
         rows.append(
             {
                 "lesson": course["lesson"],
                 "title": course["title"],
-                "needs": f"{gib:g} GiB {kind}",
+                "needs": "not known" if gib is None else f"{gib:g} GiB {kind}",
                 "minutes": need["run_minutes"],
-                "download": "nothing" if weights else need["download"],
-                "fits": gib <= has,
+                "download": download,
+                "fits": None if gib is None else gib <= has,
             }
         )
     return rows
 
 
-def _lacks(found: Json) -> list[Json]:
+def _lacks(found: Json, access: list[Json]) -> list[Json]:
     """What is missing here, each with the next step; what stops a lesson comes first."""
-    lacks = [*_lacks_of_software(found), *_lacks_of_machine(found), *_lacks_of_access(found)]
-    return sorted(lacks, key=lambda lack: not lack["stops"])
+    lacks = [*_lacks_of_software(found), *_lacks_of_machine(found), *access]
+    return sorted([*lacks, *_lacks_of_access(found)], key=lambda lack: not lack["stops"])
 
 
 def _lack(what: str, next_step: str, stops: bool = False) -> Json:
@@ -224,7 +215,7 @@ def _lacks_of_machine(found: Json) -> list[Json]:
     """Memory, disk and GPUs."""
     lacks = []
     here = found["machine"]
-    tight = [lesson["lesson"] for lesson in found["lessons"] if not lesson["fits"]]
+    tight = [lesson["lesson"] for lesson in found["lessons"] if lesson["fits"] is False]
     if tight:
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
         if found["tier"]["tier"] == "full":
@@ -250,18 +241,8 @@ def _lacks_of_machine(found: Json) -> list[Json]:
 
 
 def _lacks_of_access(found: Json) -> list[Json]:
-    """The model, the network, the keys."""
+    """The network and the keys."""
     lacks = []
-    online = found["network"].get(urlsplit(models.hub_address()).netloc, False)
-    name = settings.model_name()
-    try:
-        if online or models.is_here(name) or name.count("/") != 1:
-            models.check(name)
-        else:
-            what = f"{name} is not on this machine and the hub is out of reach."
-            lacks.append(_lack(what, f"Connect, or {models.BACK_TO_POCKET}.", True))
-    except CourseError as error:
-        lacks.append(_lack(f"{error.what} {error.why}".strip(), error.next_step, True))
     for name, state in found["secrets"].items():
         if state == "malformed":
             what = f"{name} is set but holds a space, a line break or a curly quote."
@@ -315,7 +296,7 @@ def _lesson_table(found: Json) -> Shown:
             row["needs"],
             f"{row['minutes']:g} min",
             row["download"],
-            "fits" if row["fits"] else "too big",
+            {True: "fits", False: "too big", None: "-"}[row["fits"]],
         ]
         for row in found["lessons"]
     ]

@@ -19,7 +19,7 @@ UNPARSED = "unparsed"
 THINGS = (
     "sentiment|label|answer|class|category|classification|verdict|result|output|prediction|polarity"
     "|tone|rating|type|kind|topic|intent|emotion|mood|attitude|feeling|opinion|status|priority"
-    "|decision|conclusion|assessment|response|judge?ment|urgency|language"
+    "|decision|conclusion|assessment|response|judge?ment|urgency|score|grade|language"
 )
 TEXTS = (
     "reviews?|text|message|note|e-?mail|comment|tweet|post|sentence|statement|passage|document"
@@ -75,7 +75,7 @@ _LABELLED = re.compile(rf"(?:it|this|that|these|the\s(?:{THINGS}|{TEXTS}))\b")
 
 _PAIRS = dict(zip("\"'`*_“‘«„([", "\"'`*_”’»“)]", strict=True))
 _CROSSED = set("👎❌✗✘🚫☐✖❎❓❔⁉")  # a label beside one of these may be a refusal
-_OPEN = set("?？:…~/\\|+-=%&<>^")  # an answer that ends like this goes on, or is none
+_OPEN = set("?？؟:…~/\\|+-=%&<>^")  # an answer that ends like this goes on, or is none
 _THOUGHT = re.compile(r"^.*</(think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 
 
@@ -205,7 +205,10 @@ class _Reader:
         why, end = stated["why"] or stated["more"] or "", stated["end"] or ""
         if "?" in why or _marks(why) or (stated["more"] and not _follows(why)):
             return None
-        if _DOUBT.search(stated["given"] or "") or ".." in end or (_OPEN | _CROSSED) & set(end):
+        given = stated["given"] or ""
+        if _DOUBT.search(given) or (" " in given.strip() and _NOT.search(given)):
+            return None
+        if ".." in end or (_OPEN | _CROSSED) & set(end):
             return None
         return self._name(next(n for n in _marks(sentence)))
 
@@ -284,8 +287,9 @@ def _opens(sentence: str) -> bool:
     unfinished = sentence[-1:] not in ".!。"  # "This isn't", and the label on the next line
     if unfinished and _ASKS.match(sentence):
         return False
-    last = " ".join(sentence.split()[-6 if unfinished else -1 :])
-    return not _NOT.search(last) or (not unfinished and len(sentence.split()) == 1 == len(last) - 2)
+    words = sentence.split()
+    last = words[-6:] if unfinished or len(words) <= 3 else words[-1:]
+    return not _NOT.search(" ".join(last))
 
 
 def _follows(sentence: str) -> bool:

@@ -1,4 +1,4 @@
-"""The course's settings, read from the environment in this one place.
+"""The course's settings: which model, which API, whose keys.
 
 | variable | meaning | default |
 | --- | --- | --- |
@@ -8,11 +8,14 @@
 | `OPENAI_API_KEY` | key for the API lesson | none: a local server is started |
 | `OPENAI_BASE_URL` | any OpenAI-compatible server | OpenAI's own |
 | `HF_TOKEN` | Hugging Face token, for gated models | none |
+| `HF_ENDPOINT` | a mirror of the hub | Hugging Face's own |
 | `COURSE_STATIC` | `1`: pictures in place of widgets and progress bars | `0` |
 
-With nothing set, everything runs on the bundled model and no network is touched.
+With nothing set, everything runs on the bundled model and no network is touched. Where a file of
+progress lies is `checks`' affair.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -30,6 +33,9 @@ QUIET = {
     "HF_HUB_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+# PyTorch's threads wait for each other by spinning, which on a busy machine takes the cores from
+# the very threads they wait for. See `prepare`.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 # What comes with gptqmodel makes these warn, in every lesson, of kernels that this machine lacks.
 QUIET_LOGGERS = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
 
@@ -70,12 +76,27 @@ def plain(name: str) -> str | None:
 
     One from `.env` is put into the environment, where the libraries read it.
     """
+    _forget_file(name)
     value = os.environ.get(name, "").strip()
     if not value and not static():
-        value = _from_env_file(name, Path.cwd()) or ""
+        value = _from_env_file(name) or ""
         if value:
-            os.environ[name] = value
+            _keep(name, value)
     return value or None
+
+
+_of_file: dict[str, str] = {}
+
+
+def _keep(name: str, value: str) -> None:
+    """Put a value of `.env` into the environment, and remember that it is the file's."""
+    os.environ[name] = _of_file[name] = value
+
+
+def _forget_file(name: str) -> None:
+    """Take a value that `.env` gave out of the environment: the file may have been corrected."""
+    if _of_file.pop(name, None) == os.environ.get(name, ""):
+        del os.environ[name]
 
 
 def static() -> bool:
@@ -99,9 +120,17 @@ def prepare() -> None:
 
     Call it before transformers is imported. In the pocket tier the hub is switched off, so that
     nothing waits for a network that is not there.
+
+    Call it before PyTorch and transformers are imported; kernels and child processes inherit it.
+    `WAITING` lets PyTorch's threads sleep instead of spin (GNU OpenMP, so Linux). Measured on 2
+    cores, Pocket Llama labelling reviews in batches with 2 threads: 16 reviews/s by default and 180
+    with it beside one busy program; 375 and 300 on a quiet machine. Set either variable yourself,
+    like OMP_WAIT_POLICY=ACTIVE, and neither is touched.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not os.environ.keys() & WAITING.keys():
+        os.environ.update(WAITING)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if tier() == "pocket" and "HF_HUB_OFFLINE" not in os.environ:
@@ -126,35 +155,59 @@ def _from_colab(name: str) -> str | None:
         return None
 
 
-def _from_env_file(name: str, folder: Path) -> str | None:
-    """The value of `name` in the nearest `.env` of `folder` or the folders above it."""
-    for place in (folder, *folder.parents):
+def env_files() -> list[Path]:
+    """The `.env` files that count: of this folder and those above it, up to the project or home.
+
+    Only one's own: with a file of another account above it, a shared folder could send a key to
+    whatever address that file names.
+    """
+    try:
+        here = Path.cwd()
+    except OSError:  # the working folder has been deleted
+        return []
+    found = []
+    for place in (here, *here.parents):
         path = place / ".env"
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                key, equals, value = line.strip().removeprefix("export ").partition("=")
-                if equals and key.strip() == name:
-                    value = value.strip()
-                    if value[:1] in ("'", '"'):
-                        return value[1:].partition(value[0])[0] or None
-                    return value.partition(" #")[0].strip() or None
+        with contextlib.suppress(OSError):
+            if not _is_mine(place):
+                break
+            if path.is_file() and _is_mine(path):
+                found.append(path)
+        if (place / ".git").exists() or str(place) == os.path.expanduser("~"):
+            break
+    return found
+
+
+def _is_mine(path: Path) -> bool:
+    """Whether a file or folder belongs to this account; always where systems don't say so.
+
+    Root, as in a container, also owns what belongs to the owner of the folder it works in.
+    """
+    if not hasattr(os, "getuid"):
+        return True
+    mine = {os.getuid()} | ({Path.cwd().stat().st_uid} if os.getuid() == 0 else set())
+    return path.stat().st_uid in mine
+
+
+def _from_env_file(name: str) -> str | None:
+    """The value of `name` in the nearest `.env`; None where it has none, or cannot be read."""
+    for path in env_files()[:1]:
+        try:
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except OSError:
             return None
+        for line in lines:
+            key, equals, value = line.strip().removeprefix("export ").partition("=")
+            if equals and key.strip() == name:
+                value = value.strip()
+                if value[:1] in ("'", '"'):
+                    return value[1:].partition(value[0])[0] or None
+                return value.partition(" #")[0].strip() or None
     return None
 
 
-def _asked(name: str) -> str | None:
-    """The secret typed in by the learner; None where nobody can be asked."""
-    from getpass import getpass
-
-    try:
-        return getpass(f"{name} (not shown, not saved; Enter to go on without): ").strip() or None
-    except (EOFError, NotImplementedError):
-        # a kernel without a keyboard raises StdinNotImplementedError, a NotImplementedError
-        return None
-
-
-def secret(name: str, ask: bool = False) -> str | None:
-    """A secret, from Colab's panel, then the environment, then `.env`, then (with `ask`) typed in.
+def secret(name: str) -> str | None:
+    """A secret, from Colab's panel, then the environment, then the nearest `.env`.
 
     It is put into the environment for the libraries that read it there. Never print it. While a
     program runs the notebooks only the environment counts.
@@ -165,10 +218,13 @@ def secret(name: str, ask: bool = False) -> str | None:
     Raises:
         CourseError: it holds a space, a line break or a letter that no key has: pasted wrongly.
     """
+    _forget_file(name)
     value = _from_colab(name) if on_colab() and not static() else None
     value = (value or os.environ.get(name) or "").strip()
+    of_file = None
     if not value and not static():
-        value = _from_env_file(name, Path.cwd()) or (_asked(name) if ask else None) or ""
+        of_file = _from_env_file(name)
+        value = of_file or ""
     if not value:
         return None
     if not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
@@ -178,4 +234,6 @@ def secret(name: str, ask: bool = False) -> str | None:
             f"Set {name} again, with the key alone.",
         )
     os.environ[name] = value
+    if of_file:
+        _keep(name, value)
     return value

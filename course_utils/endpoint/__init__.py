@@ -1,5 +1,7 @@
 """The API lessons' server side: a local endpoint, the learner's own, and errors in plain words."""
 
-from course_utils.endpoint.server import Server, limited, probe, serve, start, stop
+from course_utils.endpoint.handle import Server
+from course_utils.endpoint.own import probe
+from course_utils.endpoint.server import launch, limited, serve, start, stop
 
-__all__ = ["Server", "limited", "probe", "serve", "start", "stop"]
+__all__ = ["Server", "launch", "limited", "probe", "serve", "start", "stop"]

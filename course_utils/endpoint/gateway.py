@@ -1,39 +1,51 @@
-"""A small API gateway on loopback: what stands between a client and a model server in real life.
+"""A small API gateway: what stands between a client and a model in real life.
 
-It checks the bearer key, keeps a limit of requests per minute, answers in OpenAI's error shape,
-and passes everything else on, streams included. Behind it stands one of two things:
+It checks the bearer key, keeps limits, answers in OpenAI's error shape, and knows two requests:
+`GET /v1/models` and `POST /v1/chat/completions`. Behind it stands one of two things: a model on
+this machine (`local`), or any OpenAI-compatible API, named by its address (`upstream`).
 
-- `transformers serve` with the bundled model, which the gateway starts itself;
-- any OpenAI-compatible API, named by its address.
-
-`course_utils.endpoint` starts it as a process, its settings as one line of JSON on stdin (
-so that no key shows in a list of processes). The stdin pipe then stays open. When
-it closes, whoever held its other end is gone, crashed or restarted, and everything here ends too.
+`course_utils.endpoint.server` starts it as a process, its settings as one line of JSON on stdin,
+so that no key shows in a list of processes. The stdin pipe then stays open. When it closes,
+whoever held its other end is gone, crashed or restarted, and this process ends too.
 
 It knows nothing of notebooks, reviews or settings.
+
+**Why the model is computed in this process.** Until November 2026 two `transformers serve` stood
+behind the gateway: one with `--continuous-batching`, which gives every request the sampling
+settings of its first one, and a plain one for the rest. Against `generate` in one process on one
+thread, in the same run (`benchmarks/class_endpoint.py`, two cores, other programs on them):
+
+| | two `transformers serve` | this |
+| --- | --- | --- |
+| 20 learners x 48 reviews, 16 at once, of the rate in batches of 32 | 0.32 to 0.64 | 1.15 to 2.24 |
+| one learner one by one, of the rate in batches of 1 | 0.12 to 0.24 | 0.74 to 1.10 |
+| 200 x 16 at once, slowest 1 % against 3,200 reviews in batches | time-out of 60 s | 0.48 |
+
+`generate` batched here was no choice: a batch ends with its longest reply, and all wait for it.
+llama.cpp was not tried: it needs a compiler, and a second copy of each model in its own format.
 """
 
 import asyncio
-import hmac
 import json
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import traceback
 from pathlib import Path
 from typing import Any
 
-SAYS = "gateway: "
-LISTENING, LOADING, READY = "listening on port ", "loading the model", "ready"
-PORT_TAKEN = "the port is taken"
-BURST = 2
-MAX_BODY_BYTES = 1_000_000
-HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
-Json = dict[str, Any]
+from course_utils.endpoint import connections
+from course_utils.endpoint.handle import LISTENING, LOADING, PORT_TAKEN, READY, SAYS, USAGE
+from course_utils.endpoint.lending import Learner, Lending
+from course_utils.endpoint.local import Local
+from course_utils.endpoint.refusals import ClientGone, Json, Refusal
+from course_utils.endpoint.upstream import MOST_CONNECTIONS, Upstream
+
+MOST_BYTES = 1_000_000
+BODY_SECONDS = 30
+METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
+CHAT_ONLY = "This server speaks Chat Completions: client.chat.completions.create(...)."
 
 
 def say(text: str) -> None:
@@ -41,441 +53,216 @@ def say(text: str) -> None:
     print(SAYS + text, flush=True)
 
 
-def end_with_parent() -> None:
-    """End this process as soon as stdin closes. A pipe closes however its holder went away."""
+def end_with_parent(at_end: Any) -> None:
+    """End this process when a byte comes on stdin, when stdin closes, or the parent is gone.
+
+    A pipe closes however its holder went away, but a forked child of the parent holds it too.
+    """
+    parent = os.getppid()
+
+    def end() -> None:
+        try:
+            at_end()
+        finally:  # also where nobody reads any more what is said
+            os._exit(0)
+
+    def listen() -> None:
+        # not sys.stdin: Python cannot end in order while a thread waits inside that
+        os.read(0, 1)
+        end()
 
     def watch() -> None:
-        # not sys.stdin: Python cannot end in order while a thread waits inside that
-        while os.read(0, 1):
-            pass
-        os._exit(0)
+        while os.getppid() == parent:
+            time.sleep(1)
+        end()
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def http_library() -> Any:
-    """The HTTP client that came with openai: httpx2 with 3.x, httpx with 2.x. Same interface."""
-    try:
-        import httpx2 as httpx
-    except ImportError:
-        import httpx  # type: ignore[no-redef]
-    return httpx
-
-
-class Refusal(Exception):
-    """A request the gateway turns down, as an HTTP status and OpenAI's error code."""
-
-    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
-        """Keep what `refused` makes a response of."""
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers
-
-
-def in_openais_shape(status: int, code: str | None, message: str) -> Json:
-    """An error body as OpenAI's API sends it."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-class Bucket:
-    """A limit of requests per minute, kept as a token bucket.
-
-    It holds `BURST` requests and gains one every 60 / limit seconds. OpenAI spreads its limits in
-    the same way: "for example, 1 request per second for a 60 RPM limit"
-    (help.openai.com/en/articles/5955604).
-    """
-
-    def __init__(self, requests_per_minute: float) -> None:
-        """Start full."""
-        self.limit = requests_per_minute
-        self.seconds_each = 60 / requests_per_minute
-        self.held, self.at = float(BURST), time.monotonic()
-
-    def take(self) -> int:
-        """Take one request out and return how many are left.
-
-        Raises:
-            Refusal: the bucket is empty; with `Retry-After`, in seconds.
-        """
-        now = time.monotonic()
-        self.held = min(BURST, self.held + (now - self.at) / self.seconds_each)
-        self.at = now
-        if self.held < 1:
-            # A whole interval, not what is left of it: enough for certain, and a round number.
-            wait = f"{self.seconds_each:.0f}"
-            raise Refusal(
-                429,
-                "rate_limit_exceeded",
-                f"Rate limit reached: {self.limit:g} requests per minute. Try again in {wait} s.",
-                **{"Retry-After": wait},
-            )
-        self.held -= 1
-        return int(self.held)
-
-
-class Prompts:
-    """What the model's own files say of a prompt: its template, its tokens, the longest it takes.
-
-    The model server would answer a broken prompt with a bare 500; here the reason is found first.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Read template, tokenizer and context length, without loading the model."""
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-        from tokenizers import Tokenizer
-
-        def read(name: str) -> str:
-            return (folder / name).read_text(encoding="utf-8")
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = self._refuse
-        self.template = environment.from_string(read("chat_template.jinja"))
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.special = {
-            k: v for k, v in json.loads(read("tokenizer_config.json")).items() if k[3:] == "_token"
-        }
-        self.context = json.loads(read("config.json"))["max_position_embeddings"]
-        self.generation = json.loads(read("generation_config.json"))
-
-    @staticmethod
-    def _refuse(message: str) -> None:
-        raise ValueError(message)
-
-    def count(self, messages: Any) -> int:
-        """The number of tokens of these chat messages.
-
-        Raises:
-            Refusal: they are no messages, or the model's template does not take them.
-        """
-        try:
-            flat = [{"role": m["role"], "content": as_text(m.get("content"))} for m in messages]
-            text = self.template.render(messages=flat, add_generation_prompt=True, **self.special)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else "`messages` must be a list"
-            raise Refusal(400, "invalid_messages", reason) from None
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def as_text(content: Any) -> str:
-    """A message's content as text: a string, or a list of parts that are all text."""
-    if isinstance(content, list):
-        return " ".join(part["text"] for part in content)
-    if isinstance(content, str):
-        return content
-    raise ValueError("The content of a message must be text.")
-
-
-def number(body: Json, name: str, low: float, high: float) -> float | None:
-    """The number under `name` in a request, or None where there is none."""
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        reason = f"`{name}` must be a number from {low:g} to {high:g}."
-        raise Refusal(400, "invalid_value", reason)
-    return value
-
-
-class Backend:
-    """One `transformers serve` process with the model in `folder`, on a port of its own.
-
-    `batching` adds `--continuous-batching`: requests that arrive together are computed together.
-    """
-
-    def __init__(self, folder: Path, batching: bool) -> None:
-        """Start the process; it takes some seconds until it answers."""
-        self.model, self.port, self.ready = folder.name, free_port(), False
-        self.base_url = f"http://127.0.0.1:{self.port}/v1"
-        command = [
-            sys.executable,
-            "-m",
-            "course_utils.endpoint.gateway",
-            "backend",
-            str(folder.parent),
-        ]
-        command += ["serve", folder.name, "--host", "127.0.0.1", "--port", str(self.port)]
-        # In fp32 an answer does not depend on what else is in the batch; fp16 rounds too coarsely.
-        command += ["--device", "cpu", "--dtype", "float32", "--log-level", "error"]
-        if batching:
-            # Left alone, its cache takes most of the memory; 32 blocks hold 8,192 tokens.
-            command += ["--continuous-batching", "--cb-num-blocks", "32"]
-            command += ["--cb-max-batch-tokens", "1024"]
-        hidden = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
-        environment = {k: v for k, v in os.environ.items() if k not in hidden}
-        # So small a model is fastest on one thread, and leaves the GPU to the lesson.
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[2]
-        )
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.process.poll() is None
-
-    async def warm_up(self, client: Any) -> None:
-        """Wait for the answer to a first request, and be `ready` if it is a good one.
-
-        It is a greedy request on purpose: with continuous batching `transformers serve` keeps the
-        sampling settings of its first request for all that follow.
-        """
-        body: Json = {"model": self.model, "messages": [{"role": "user", "content": "Hi"}]}
-        body |= {"temperature": 0, "max_completion_tokens": 1}
-        while self.alive:
-            try:
-                answer = await client.post(f"{self.base_url}/chat/completions", json=body)
-            except http_library().TransportError:
-                await asyncio.sleep(0.1)
-            else:
-                self.ready = answer.status_code == 200
-                if not self.ready:
-                    say(f"transformers serve answers {answer.status_code}: {answer.text[:200]}")
-                return
-
-
-class Local:
-    """The bundled model behind two `transformers serve` processes, and which request goes where.
-
-    Greedy requests (temperature 0 or none) go to the one that batches; it cannot sample as each
-    request asks. Sampled ones go to the plain one, and so does everything while the other is not
-    there.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Read what the model's files say."""
-        self.folder, self.model, self.prompts = folder, folder.name, Prompts(folder)
-
-    async def start(self, client: Any) -> None:
-        """Start both, the plain one first, and end the gateway when that one ends."""
-        say(LOADING)
-        self.plain = Backend(self.folder, batching=False)
-        await self.plain.warm_up(client)
-        if self.plain.ready:
-            say(READY)
-            self.batching = Backend(self.folder, batching=True)
-            warming = asyncio.create_task(self.batching.warm_up(client))
-            while self.plain.alive:
-                await asyncio.sleep(0.2)
-            warming.cancel()
-        if not self.plain.alive:
-            say(f"transformers serve ended with exit code {self.plain.process.poll()}")
-        os._exit(1)
-
-    def route(self, path: str, body: Json) -> Backend:
-        """Check a request's body, complete it, and choose who answers."""
-        if body.get("model") != self.model:
-            message = f"The model {body.get('model')!r} does not exist or you have no access to it."
-            raise Refusal(404, "model_not_found", message)
-        if path != "chat/completions":
-            return self.plain
-        room = self.prompts.context - self.prompts.count(body.get("messages"))
-        if room < 1:
-            message = f"This model's maximum context length is {self.prompts.context} tokens, and "
-            message += f"your messages have {self.prompts.context - room}. Shorten them."
-            raise Refusal(400, "context_length_exceeded", message)
-        name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-        most = number(body, name, 1, 1e9) or self.prompts.generation.get("max_new_tokens", room)
-        # transformers before 5.23 knows only the older of the two names
-        body["max_tokens"] = body["max_completion_tokens"] = int(min(most, room))
-        if number(body, "temperature", 0, 2):
-            # transformers samples only where its generation config says so
-            sampling = {**self.prompts.generation, "do_sample": True, "top_k": 0}
-            body["generation_config"] = json.dumps(sampling)
-            return self.plain
-        body["temperature"] = 0
-        return self.batching if self.batching.ready and self.batching.alive else self.plain
-
-    def models(self) -> Json:
-        """The answer to `GET /v1/models`."""
-        one = {"id": self.model, "object": "model", "created": 0, "owned_by": "open-llms-hands-on"}
-        return {"object": "list", "data": [one]}
+    for work in (listen, watch):
+        threading.Thread(target=work, daemon=True).start()
 
 
 class Gateway:
-    """The HTTP side: key, limit, passing on.
+    """The HTTP side: whose key, which request, passing it on. An ASGI application.
 
-    `config` holds `key`, `requests_per_minute` (0: no limit), and either `folder` (a local model)
-    or `upstream` and `upstream_key` (an API's address and its key).
+    `config` holds either `folder` (a model on this machine) or `upstream` and `upstream_key` (an
+    API's address and its key); the `model`'s name; `keys` (names with keys); and where they are
+    wanted `requests_per_minute` and `tokens_each` (for each learner) and `most_tokens` (for each
+    request).
     """
 
     def __init__(self, config: Json) -> None:
-        """Prepare, without starting anything."""
-        self.key: str = config["key"]
-        limit = config.get("requests_per_minute")
-        self.bucket = Bucket(limit) if limit else None
-        self.local = Local(Path(config["folder"])) if config.get("folder") else None
-        self.upstream = config.get("upstream", "").rstrip("/")
-        self.upstream_key: str = config.get("upstream_key", "")
+        """Prepare, without loading anything."""
+        limit, tokens = config.get("requests_per_minute", 0), config.get("tokens_each", 0)
+        self.lending = Lending(config["keys"], limit, tokens)
+        self.back: Local | Upstream
+        if folder := config.get("folder"):
+            self.back = Local(Path(folder), config["model"])
+        else:
+            at, key, most = (config.get(k) for k in ("upstream", "upstream_key", "most_tokens"))
+            self.back = Upstream(str(at), key or "none", config["model"], most or 0)
 
-    @asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Hold the HTTP client, and run the local model where there is one."""
-        # The caller decides how long to wait. No proxy on the way to this machine's own ports.
-        outside = not self.local and "://127.0.0.1" not in self.upstream
-        async with http_library().AsyncClient(timeout=None, trust_env=outside) as self.client:
-            if self.local:
-                self.task = asyncio.create_task(self.local.start(self.client))
-            else:
-                say(READY)
-            yield
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        from starlette.requests import Request
+        from starlette.responses import Response
 
-    def check_key(self, request: Any) -> None:
-        """Raise `Refusal` unless the request carries the key."""
-        _, _, given = request.headers.get("authorization", "").partition(" ")
-        if not hmac.compare_digest(given.encode(), self.key.encode()):
-            raise Refusal(401, "invalid_api_key", "Incorrect API key provided.")
-
-    async def handle(self, request: Any) -> Any:
-        """Answer one request: refuse it, or pass it on."""
-        from starlette.responses import JSONResponse
-
+        request = Request(scope, receive)
+        headers: dict[str, str] = {}
         try:
-            self.check_key(request)
-            left = self.bucket.take() if self.bucket else None
-            path = request.path_params["path"]
-            if self.local and path == "models":
-                return JSONResponse(self.local.models())
-            response = await self.forward(request, path, await read_body(request))
-        except Refusal as no:
-            shape = in_openais_shape(no.status, no.code, str(no))
-            return JSONResponse(shape, no.status, headers=no.headers)
-        if self.bucket and left is not None:
-            response.headers["x-ratelimit-limit-requests"] = f"{self.bucket.limit:g}"
-            response.headers["x-ratelimit-remaining-requests"] = str(left)
-        return response
+            response = await self.answer(request, headers)
+        except ClientGone:
+            return
+        except Exception as error:
+            no = error if isinstance(error, Refusal) else unforeseen(error)
+            headers |= no.headers
+            body = json.dumps(no.body())
+            response = Response(body, no.status, media_type="application/json")
+        response.headers.update(headers)
+        await response(scope, receive, send)
 
-    async def forward(self, request: Any, path: str, content: bytes) -> Any:
-        """Send the request on and hand back the answer, piece by piece as it comes."""
-        from starlette.responses import Response, StreamingResponse
+    async def answer(self, request: Any, headers: dict[str, str]) -> Any:
+        """The response to a request; `headers` gains what goes out beside it, whatever it is."""
+        address = request.client.host if request.client else ""
+        given = request.headers.get("authorization", "")
+        learner = await self.lending.learner(given, address)
+        path, method = request.scope["path"], request.method
+        one_model = path == f"/v1/models/{self.back.model}"
+        allowed = "GET" if one_model else METHODS.get(path)
+        if allowed is None:
+            raise unknown(method, path)
+        if method != allowed and (method, allowed) != ("HEAD", "GET"):
+            message = f"{path} takes {allowed}, not {method}."
+            raise Refusal(405, "method_not_allowed", message, Allow=allowed)
+        if request.scope["query_string"]:
+            message = "This address takes no query (the part behind `?`)."
+            raise Refusal(400, "unknown_parameter", message)
+        self.count(learner, headers)
+        if allowed == "GET":
+            return await self.models(one_model)
+        body = as_json(await read_body(request))
+        if body.get("model", self.back.model) != self.back.model:
+            shown = f"{body['model']!a:.100}"
+            message = f"The model {shown} does not exist or you have no access to it."
+            raise Refusal(404, "model_not_found", message, "model")
+        return await self.back.complete(body, learner, request.receive)
 
-        backend, body = self.local.plain if self.local else None, {}
-        if self.local and content:
-            body = as_json(content)
-            backend = self.local.route(path, body)
-            content = json.dumps(body).encode()
-        base_url = backend.base_url if backend else self.upstream
-        headers = {k: v for k, v in request.headers.items() if k not in HOP_BY_HOP}
-        headers.pop("authorization")
-        if self.upstream_key:
-            headers["authorization"] = f"Bearer {self.upstream_key}"
-        sent = self.client.build_request(
-            request.method, f"{base_url}/{path}", headers=headers, content=content
-        )
-        try:
-            answer = await self.client.send(sent, stream=True)
-        except http_library().TransportError as error:
-            name = type(error).__name__
-            raise Refusal(502, "bad_gateway", f"The model server did not answer: {name}") from None
-        if backend and answer.status_code >= 400:
-            # 503: its batching thread died. The plain one takes over, already for the retry.
-            backend.ready = answer.status_code != 503
-            raise await translated(answer)
-        back = {k: v for k, v in answer.headers.items() if k not in HOP_BY_HOP}
-        if self.local and not body.get("stream"):
-            # transformers before 5.24 adds "@main" to the model's name
-            told, own = await answer.aread(), self.local.model
-            await answer.aclose()
-            told = told.replace(f'"{own}@main"'.encode(), f'"{own}"'.encode())
-            return Response(told, answer.status_code, back)
-        return StreamingResponse(pieces(answer), answer.status_code, back)
+    def count(self, learner: Learner, headers: dict[str, str]) -> None:
+        """Take one request from the learner's limit, and say how many are left."""
+        if learner.bucket:
+            headers["x-ratelimit-limit-requests"] = f"{learner.bucket.limit:g}"
+            headers["x-ratelimit-remaining-requests"] = "0"
+            headers["x-ratelimit-remaining-requests"] = str(learner.bucket.take())
+
+    async def models(self, one: bool) -> Any:
+        """The answer to `GET /v1/models`, or to the same for the one model there is."""
+        from starlette.responses import Response
+
+        model = await self.back.models()
+        told = model if one else {"object": "list", "data": [model]}
+        return Response(json.dumps(told), media_type="application/json")
+
+    async def prepare(self) -> None:
+        """Load the model, where it is one on this machine; then say that all is ready."""
+        if isinstance(self.back, Local):
+            say(LOADING)
+            await asyncio.to_thread(self.back.load)
+        say(READY)
 
 
-async def pieces(answer: Any) -> AsyncIterator[bytes]:
-    """The body of an answer as it comes; closed also where the client has gone away."""
-    try:
-        async for piece in answer.aiter_raw():
-            yield piece
-    finally:
-        await answer.aclose()
+def unforeseen(error: Exception) -> Refusal:
+    """The refusal for a fault of this server; the log has the rest."""
+    traceback.print_exception(error)
+    return Refusal(500, "server_error", f"This server has a fault: {type(error).__name__}.")
+
+
+def unknown(method: str, path: str) -> Refusal:
+    """The refusal of a path that this server does not have."""
+    if path == "/v1/responses":
+        return Refusal(400, "unsupported_endpoint", f"There is no Responses API here. {CHAT_ONLY}")
+    shown = path.encode("ascii", "backslashreplace").decode()[:100]
+    return Refusal(404, "unknown_url", f"Unknown request: {method} {shown}. {CHAT_ONLY}")
 
 
 async def read_body(request: Any) -> bytes:
-    """A request's body, up to `MAX_BODY_BYTES`."""
-    content = b""
-    async for piece in request.stream():
-        content += piece
-        if len(content) > MAX_BODY_BYTES:
-            message = (
-                f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send less text at once."
-            )
-            raise Refusal(413, "request_too_large", message)
-    return content
+    """A request's body, up to `MOST_BYTES`."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        message = "The request's Content-Type must be application/json "
+        message += "(curl: -H 'Content-Type: application/json')."
+        raise Refusal(415, "unsupported_media_type", message)
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "unsupported_media_type", "Send the body without Content-Encoding.")
+    too_large = f"The request is larger than {MOST_BYTES:,} bytes. Send less text at once."
+    from starlette.requests import ClientDisconnect
+
+    length, content = request.headers.get("content-length", ""), b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            if not (length.isdigit() and int(length) > MOST_BYTES):
+                async for piece in request.stream():
+                    content += piece
+                    if len(content) > MOST_BYTES:
+                        break
+                else:
+                    return content
+    except TimeoutError:
+        raise Refusal(408, "timeout", f"No whole request came in {BODY_SECONDS} s.") from None
+    except ClientDisconnect:
+        raise ClientGone from None
+    raise Refusal(413, "request_too_large", too_large)
 
 
 def as_json(content: bytes) -> Json:
     """A body as a JSON object."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise Refusal(400, "invalid_json", "The body of the request is not a JSON object.")
     return body
 
 
-async def translated(answer: Any) -> Refusal:
-    """An error of `transformers serve` as a refusal in OpenAI's shape."""
-    content = await answer.aread()
-    await answer.aclose()
+async def serve(config: Json, listening: Any) -> None:
+    """Serve until the process ends, or the model cannot be loaded."""
+    import uvicorn
+
+    gateway = Gateway(config)
+    end_with_parent(lambda: say(USAGE + json.dumps(gateway.lending.usage())))
+    most = connections.raise_file_limit() - connections.SPARE
+    protocol = connections.guarded_protocol(max(32, most - MOST_CONNECTIONS))
+    settings = uvicorn.Config(
+        gateway,
+        http=protocol,
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=connections.IDLE_SECONDS,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(settings)
+    sweeping = asyncio.create_task(connections.sweep(server.server_state.connections))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        message = str(json.loads(content)["detail"])
-    except (ValueError, KeyError, TypeError):
-        message = content.decode("utf-8", "replace") or "no reason given"
-    return Refusal(answer.status_code, "model_server", f"transformers serve: {message}")
-
-
-def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A socket that listens on `host`, on `port` or (0) on any free one; says which."""
-    listening = socket.socket()
-    if sys.platform != "win32":
-        # or a port just left would count as taken; on Windows the option means sharing a port
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError:
-        say(PORT_TAKEN)
-        sys.exit(1)
-    say(LISTENING + str(listening.getsockname()[1]))
-    return listening
-
-
-def serve_model(folder: str, arguments: list[str]) -> None:
-    """Run `transformers ARGUMENTS` in `folder` until it ends or the parent does."""
-    from importlib.metadata import entry_points
-
-    end_with_parent()
-    os.chdir(folder)
-    sys.argv = ["transformers", *arguments]
-    (command,) = entry_points(group="console_scripts", name="transformers")
-    command.load()()
+        await gateway.prepare()
+        await serving
+    finally:
+        sweeping.cancel()
 
 
 def main() -> None:
     """Read the settings from stdin and serve until stdin closes."""
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.routing import Route
-
-    config = json.loads(sys.stdin.buffer.readline())
-    end_with_parent()
-    listening = listen(config.get("port", 0), config.get("host", "127.0.0.1"))
-    gateway = Gateway(config)
-    methods = ["GET", "POST", "DELETE"]
-    routes = [Route("/v1/{path:path}", gateway.handle, methods=methods)]
-    app = Starlette(routes=routes, lifespan=gateway.lifespan)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    server.run(sockets=[listening])
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1) or sys.exit(1)  # byte by byte: nothing may be read ahead
+    config = json.loads(line)
+    try:
+        listening = connections.listen(config.get("port", 0), config.get("host", "127.0.0.1"))
+    except OSError:
+        say(PORT_TAKEN)
+        sys.exit(1)
+    say(LISTENING + str(listening.getsockname()[1]))
+    asyncio.run(serve(config, listening))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["backend"]:
-        serve_model(sys.argv[2], sys.argv[3:])
-    else:
-        main()
+    main()

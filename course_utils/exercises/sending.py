@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from course_utils.checks import Wrong
-from course_utils.endpoint.gateway import http_library
 
 PATIENCE = 10  # seconds for an answer that comes back in milliseconds when it is right
 
@@ -18,7 +17,10 @@ def _refusal(status: int, wait: str | None = None) -> Exception:
     """An error as the client raises it on this status, with a `Retry-After` header or none."""
     import openai
 
-    web = http_library()
+    try:  # the client's own: openai 3 brings httpx2, openai 2 httpx
+        import httpx2 as web
+    except ImportError:
+        import httpx as web  # type: ignore[no-redef]
     headers = {} if wait is None else {"Retry-After": wait}
     request = web.Request("POST", "https://api.example/v1/chat/completions")
     kind = {401: openai.AuthenticationError, 429: openai.RateLimitError}.get(status)

@@ -4,7 +4,6 @@ Shared by `gptq` (GPTQModel) and `autogptq`; it knows neither library, only what
 """
 
 import contextlib
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +30,6 @@ SAME_AS_BEFORE = (
     "generation_config.json",
 )
 FEWEST_TOKENS = 11  # GPTQModel drops shorter texts without a word (calibration_data_min_length)
-LAYER = re.compile(r"[Qq]uantizing layer (\d+)(?: of |/)(\d+)")
-BLOCKS = re.compile(r"Quantizing \S+ blocks.*\b(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def build(recipe: Recipe, order: Order, home: child.Home) -> Path:
         arguments: dict[str, Any] = {"model": str(source), "out": str(made), "texts": texts}
         arguments |= {"bits": order.bits, "group_size": order.group_size}
         doing = f"quantizing to {order.bits} bits"
-        child.run([recipe], arguments, made.parent, _within(home, made.parent), doing, _layer)
+        child.run([recipe], arguments, made.parent, _within(home, made.parent), doing)
         _check_made(made, recipe)
         _same_as_before(made, source)
     return out
@@ -154,17 +151,6 @@ def _within(home: child.Home, work: Path) -> child.Home:
     place.mkdir(exist_ok=True)
     inside = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "HF_HOME"), str(place))
     return replace(home, env={**home.env, **inside})
-
-
-def _layer(line: str) -> tuple[int, int] | None:
-    """(layer, layers), from 1, where a line of a quantizer's log tells it."""
-    if found := LAYER.search(line):
-        # GPTQModel counts from 0 to the last layer's number, auto-gptq from 1 to their count
-        from_zero = " of " in found[0]
-        return int(found[1]) + from_zero, int(found[2]) + from_zero
-    if found := BLOCKS.search(line):
-        return min(int(found[1]) + 1, int(found[2])), int(found[2])
-    return None
 
 
 @contextlib.contextmanager

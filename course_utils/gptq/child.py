@@ -28,8 +28,6 @@ from typing import Any
 from course_utils.errors import FULL, CourseError
 from course_utils.settings import static
 
-Step = Callable[[str], tuple[int, int] | None]
-
 # Its parent's end closes the child's stdin: then it stops and takes its folder with it.
 MAIN = """
 
@@ -152,7 +150,6 @@ def run(
     folder: Path,
     home: Home = Home(),
     doing: str = "working",
-    step: Step | None = None,
 ) -> Any:
     """Call the last function with `arguments` in a process of its own; return what it returns.
 
@@ -161,8 +158,7 @@ def run(
         arguments: what JSON can hold. Paths must be absolute: the child works in `folder`.
         folder: an existing folder for the child alone. Removing it is the caller's.
         home: the Python to run it with, its settings, and what comes first.
-        doing: what the progress line says.
-        step: reads (done, total) from a printed line, for the progress line.
+        doing: what the progress line says, before the last line printed that names a layer.
 
     Raises:
         ChildFailed: it raised or was killed.
@@ -179,7 +175,7 @@ def run(
     log: deque[str] = deque(maxlen=200)
     process = _start(home, folder)
     try:
-        _follow(process, log, doing, step)
+        _follow(process, log, doing)
         code = process.wait()
     finally:
         _end(process)
@@ -213,9 +209,7 @@ def _start(home: Home, folder: Path) -> "subprocess.Popen[str]":
     )
 
 
-def _follow(
-    process: "subprocess.Popen[str]", log: "deque[str]", doing: str, step: Step | None
-) -> None:
+def _follow(process: "subprocess.Popen[str]", log: "deque[str]", doing: str) -> None:
     """Keep what the child prints and move the progress line, until its output ends."""
     from tqdm.auto import tqdm
 
@@ -225,9 +219,8 @@ def _follow(
         for line in process.stdout:
             line = ANSI.sub("", line).rstrip()
             log.append(line)
-            found = step(line) if step else None
-            if found:
-                bar.set_description_str(f"{doing}: layer {found[0]} of {found[1]}", refresh=False)
+            if "layer" in line.lower():
+                bar.set_description_str(f"{doing}: {line.strip()[:60]}", refresh=False)
             bar.update()
 
 

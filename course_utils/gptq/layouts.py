@@ -215,22 +215,7 @@ def check_readable(folder: str | Path, reader: str) -> Layout:
     index = index_of(folder, found.files)
     rewrite = f'Rewrite it: gptq_layouts.convert(folder, out, "{reader}").'
     if reader == "auto-gptq":
-        if found.version != "gptq":
-            raise CourseError(
-                "auto-gptq would read this checkpoint wrong, without an error: "
-                f"it is {found.version}.",
-                "It adds one to every stored zero point, as the older format `gptq` needs. In "
-                "gptq_v2 they are stored as they are, so that every weight would come out one "
-                "step too low.",
-                rewrite,
-            )
-        _check_understood(folder, found, "auto-gptq would pass over them without a word.")
-        if not {"bits", "group_size"} <= set(read_json(folder / SETTINGS)):
-            raise CourseError(
-                f"auto-gptq does not find the settings of {folder.name!r}.",
-                f"It reads bits and group size from {SETTINGS} alone.",
-                rewrite,
-            )
+        _check_for_autogptq(folder, found, rewrite)
         return found
     if WEIGHTS not in found.files and index != INDEX:
         raise CourseError(
@@ -245,6 +230,24 @@ def check_readable(folder: str | Path, reader: str) -> Layout:
             rewrite,
         )
     return found
+
+
+def _check_for_autogptq(folder: Path, found: Layout, rewrite: str) -> None:
+    """Raise `CourseError` where auto-gptq reads a checkpoint wrong or not at all."""
+    if found.version != "gptq":
+        raise CourseError(
+            f"auto-gptq would read this checkpoint wrong, without an error: it is {found.version}.",
+            "It adds one to every stored zero point, as the older format `gptq` needs. In gptq_v2 "
+            "they are stored as they are, so that every weight would come out one step too low.",
+            rewrite,
+        )
+    _check_understood(folder, found, "auto-gptq would pass over them without a word.")
+    if not {"bits", "group_size"} <= set(read_json(folder / SETTINGS)):
+        raise CourseError(
+            f"auto-gptq does not find the settings of {folder.name!r}.",
+            f"It reads bits and group size from {SETTINGS} alone.",
+            rewrite,
+        )
 
 
 def _check_reader(name: str) -> None:

@@ -61,6 +61,10 @@ class Fit:
         """Whether it fits."""
         return not self.reason
 
+    def __bool__(self) -> bool:
+        """The same as `ok`, for `if fit.fits(...):`."""
+        return self.ok
+
     def __str__(self) -> str:
         """One line."""
         need = " + ".join(size(n) for n in self.needed)
@@ -115,7 +119,20 @@ def fits(
         batch: sequences at once.
         length: tokens of context in each, prompt included.
         count: number of cards.
+
+    Returns:
+        A `Fit`, true where it fits.
+
+    Raises:
+        CourseError: no config, card, rung or count, or a model that cannot be predicted.
     """
+    if not isinstance(on, Card):
+        raise CourseError(
+            f"{str(on)[:40]!r} is no card.",
+            "A card has figures: its memory, its compute capability.",
+            f'Write fit.card("{on}").' if isinstance(on, str) else 'Write fit.card("T4").',
+        )
+    predict.whole(batch=batch, length=length, count=count)
     if count == 1:
         needed = [predict.inference(config, rung_name, batch, length).total]
     else:
@@ -133,7 +150,10 @@ def context_left(config: Any, rung_name: str, on: Card, batch: int = 1, count: i
 
     Not cut at what the model was trained for (`max_position_embeddings`).
     """
-    low, high = 0, 1 << 20
+    low, high = 0, 2048
+    while fits(config, rung_name, on, batch, high, count).ok:
+        low, high = high, 2 * high
+    high -= 1
     while low < high:
         middle = (low + high + 1) // 2
         if fits(config, rung_name, on, batch, middle, count).ok:
@@ -221,10 +241,9 @@ def _bytes_by_card(
     for t in shapes.shapes(config):
         home = next(m for m in modules if not m or t.path == m or t.path.startswith(m + "."))
         needed[places[home]] += sum(predict.bytes_of(t, r))
-    layers = config.num_hidden_layers
-    cache = predict.kv_cache(config, r.name, batch, length) // layers
-    for number in range(layers):
-        home = next(m for m in modules if not m or f"model.layers.{number}.".startswith(m + "."))
+    caches = predict.cache_by_layer(config, r.name, batch, length)
+    for path, cache in zip(shapes.layers(config), caches, strict=True):
+        home = next(m for m in modules if not m or f"{path}.".startswith(m + "."))
         needed[places[home]] += cache
     return needed
 
@@ -260,13 +279,15 @@ def check(
         raise CourseError(f"{where} is too old for {r.name}.", f"{old}.", f"Take {instead} there.")
     if limit is not None:
         where, free = "the limit", limit
-    need = predict.inference(config, rung_name, batch, length, gpu=bool(gpus))
+    # free memory is what is left beside this process's CUDA context: it is counted already
+    context = capability is not None and limit is not None
+    need = predict.inference(config, rung_name, batch, length, gpu=context)
     if need.total > free:
         raise CourseError(
             f"This model does not fit: {rung_name} needs {size(need.total)}, "
             f"{where} has {size(free)}.",
             ", ".join(f"{part} {size(n)}" for part, n in need.parts.items()) + ".",
-            _way_out(config, free, batch, length, capability, bool(gpus)),
+            _way_out(config, free, batch, length, capability, context),
         )
     return need
 
@@ -295,9 +316,11 @@ def check_checkpoint(config: Any, r: Rung) -> None:
         return
     saved = found if isinstance(found, dict) else found.to_dict()
     method, bits = saved.get("quant_method"), saved.get("bits")
-    if method == "bitsandbytes":
-        kind = "int8" if saved.get("load_in_8bit") else "bnb4"
-        same = r.kind == kind and r.code in ("", saved.get("bnb_4bit_quant_type"))
+    eight = bool(saved.get("load_in_8bit"))
+    if method == "bitsandbytes" or eight or saved.get("load_in_4bit"):  # the first ones named none
+        method, bits = "bitsandbytes", 8 if eight else 4
+        code = "" if eight else saved.get("bnb_4bit_quant_type", "fp4")
+        same = (r.kind, r.code) == ("int8" if eight else "bnb4", code)
         same = same and r.double_quant == bool(saved.get("bnb_4bit_use_double_quant"))
     else:
         same = method == "gptq" == r.kind and (bits, saved.get("group_size")) == (
@@ -305,7 +328,7 @@ def check_checkpoint(config: Any, r: Rung) -> None:
             r.group_size,
         )
     if not same:
-        held = f"{method} {bits} bit" if bits else str(method)
+        held = f"{method or 'by a method it does not name'}" + (f", {bits} bit" if bits else "")
         raise CourseError(
             f"This checkpoint is already quantized ({held}), so it cannot be loaded as {r.name}.",
             "Quantized weights have lost what another format would need.",

@@ -110,6 +110,11 @@ def named(wanted: dict[int, tensors.Storage]) -> tuple[list[tuple[str, int]], se
     """
     by_name: dict[str, int] = {}
     covered: set[int] = set()
+    for label, error in _kept_errors():
+        found = set().union(*(_in_frame(frame, wanted) for frame in _frames(error)))
+        if found:
+            by_name[label] = sum(wanted[a].nbytes for a in found)
+            covered |= found
     for label, value in [*_variables(), *_module_globals()]:
         # a notebook keeps what a cell showed under _, __, _5 and in Out
         if re.fullmatch(r"_+\d*|_i+\d*|_oh|_dh|In|__builtins__", label):
@@ -144,31 +149,88 @@ def _kind_of_holder(storage: tensors.Storage) -> str:
     return "something outside Python"
 
 
-def clear_finished_frames() -> None:
-    """Drop the variables of functions that have ended but whose frame a stored error still keeps.
+def _frames(error: BaseException | None) -> Iterator[types.FrameType]:
+    """The frames in an error's traceback, and in those of the errors that led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        step = error.__traceback__
+        while step is not None:
+            yield step.tb_frame
+            step = step.tb_next
+        error = error.__cause__ or error.__context__
+
+
+def _in_frame(frame: types.FrameType, wanted: dict[int, tensors.Storage]) -> set[int]:
+    """Addresses out of `wanted` that a function's variables lead to; a cell's own are the names."""
+    if frame.f_locals is frame.f_globals:
+        return set()
+    values = frame.f_locals
+    inside = list(values.values())
+    if isinstance(values, dict):
+        values.clear()  # a copy before Python 3.13, which would hold what we look for
+    return set().union(*(reached(value, wanted) for value in inside))
+
+
+def _kept_errors() -> Iterator[tuple[str, BaseException]]:
+    """(name, error) of the errors that the learner keeps in a variable, or in a list in one."""
+    for label, value in _variables():
+        inside = value if isinstance(value, (list, tuple, set)) else [value]
+        for thing in value.values() if isinstance(value, dict) else inside:
+            if isinstance(thing, BaseException):
+                yield label, thing
+
+
+def clear_finished_frames(wanted: dict[int, tensors.Storage]) -> None:
+    """Drop the variables of ended functions whose frame a library's stored error keeps.
 
     A library that notes an ImportError while it is imported from inside `from_pretrained` keeps
-    that call's variables, the model among them, for good.
+    that call's variables, the model among them, for good. Only frames that hold something of
+    `wanted` are cleared, and none of an error that the learner keeps: it is named as a holder.
     """
     resumable = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    kept = {id(frame) for _, error in _kept_errors() for frame in _frames(error)}
     for thing in gc.get_objects():
-        if type(thing) is types.FrameType and not thing.f_code.co_flags & resumable:
-            with contextlib.suppress(RuntimeError):  # it is still running
+        if type(thing) is not types.FrameType or thing.f_code.co_flags & resumable:
+            continue
+        if id(thing) not in kept and not _is_running(thing) and _in_frame(thing, wanted):
+            with contextlib.suppress(RuntimeError):  # it runs in another thread
                 thing.clear()
 
 
-def forget_displayed() -> None:
-    """Drop what a notebook keeps by itself: shown results (Out, _) and the last error's frames."""
-    for key in ("last_traceback", "last_value", "last_exc", "last_type"):
-        if hasattr(sys, key):
-            delattr(sys, key)
+def _is_running(frame: types.FrameType) -> bool:
+    """Whether the frame is on this thread's stack."""
+    now: types.FrameType | None = sys._getframe(1)
+    while now is not None and now is not frame:
+        now = now.f_back
+    return now is frame
+
+
+def forget_displayed(wanted: dict[int, tensors.Storage]) -> None:
+    """Drop what a notebook keeps by itself of `wanted`: shown results (Out, _), the last error.
+
+    What leads to none of these tensors stays: `Out`, and the error that `%debug` looks into.
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
+    errors = [getattr(sys, "last_exc", None), getattr(sys, "last_value", None)]
+    if shell is not None:
+        errors.append(getattr(shell.InteractiveTB, "evalue", None))
+    if any(_in_frame(frame, wanted) for error in errors for frame in _frames(error)):
+        for key in ("last_traceback", "last_value", "last_exc", "last_type"):
+            if hasattr(sys, key):
+                delattr(sys, key)
+        for key in ("tb", "evalue", "etype") if shell is not None else ():
+            setattr(shell.InteractiveTB, key, None)
     if shell is None:
         return
-    if shell.displayhook.do_full_cache:
-        shell.displayhook.flush()  # what %reset out does
-    shell.push(dict.fromkeys(("_", "__", "___"), ""), interactive=False)
-    for key in ("tb", "evalue", "etype"):
-        if hasattr(shell.InteractiveTB, key):
-            setattr(shell.InteractiveTB, key, None)
+    names = shell.user_ns
+    shown = {f"_{n}": n for n in names.get("_oh", {})}
+    for key in ("_", "__", "___", *shown):
+        if key in names and reached(names[key], wanted):
+            if key in shown:
+                del names[key]
+                names["_oh"].pop(shown[key], None)
+            else:
+                names[key] = ""
+                setattr(shell.displayhook, key, "")

@@ -163,7 +163,8 @@ def free() -> Freed:
     """Collect what nothing refers to any more, hand it back, and compare with the baseline.
 
     Delete your own variables first (`del model`); what still holds memory is named in the result.
-    What the notebook remembers of shown results (`Out`, `_`) and of the last error is cleared too.
+    What the notebook itself still holds of them, in shown results (`Out`, `_`) or in the last
+    error, is cleared; everything else that it remembers stays.
 
     Raises:
         CourseError: no `measure()` block came before, so there is no baseline.
@@ -176,11 +177,11 @@ def free() -> Freed:
             "Load the model inside `with memory.measure() as used:`, then del it and free().",
         )
     before, requested_before = _baseline
-    holders.forget_displayed()
     made = tensors.since(before)
-    if made:
-        holders.clear_finished_frames()
-        made = tensors.since(before)
+    for forget in (holders.forget_displayed, holders.clear_finished_frames):
+        if made:
+            forget(made)
+            made = tensors.since(before)
     counters.settle()
     names, nameless = holders.named(made) if made else ([], set())
     tables = {a for a in nameless if made[a].nbytes <= TABLE_BYTES}

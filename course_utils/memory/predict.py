@@ -4,7 +4,9 @@
     predict.weights(config, "nf4")                            # by part, scales included
     predict.inference(config, "nf4", batch=1, length=2048)    # with cache, activations, overhead
 
-For Llama-like models; each formula names its source.
+Weights are counted tensor by tensor, for any family. Cache and activations of a Llama model come
+from formulas, which name their source; those of any other family from a run on paper (`dry_run`).
+What none of them knows is refused, not guessed.
 """
 
 import math
@@ -12,13 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.errors import CourseError
+from course_utils.memory import dry_run
 from course_utils.memory.rungs import PARTS, Rung, rung
 from course_utils.memory.shapes import NAMES as NAMES
-from course_utils.memory.shapes import Shape, shapes
+from course_utils.memory.shapes import Key, Shape, shapes
 from course_utils.memory.shapes import config as config
 from course_utils.units import GIB, size
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+# Families of which GPTQModel made a checkpoint with exactly the predicted bytes.
+GPTQ_TRIED = ("llama", "mistral", "qwen2", "qwen3")
 
 # A CUDA process holds memory that PyTorch's allocator does not count: the context and the kernels'
 # code. Out-of-memory messages give it as "in use" minus "allocated" minus "reserved": 0.13 GiB on
@@ -97,7 +103,7 @@ def weights(config: Any, rung_name: str) -> Weights:
     parts = dict.fromkeys(PARTS, 0)
     tensors = shapes(config)
     if r.kind == "gptq":
-        _check_group(tensors, r)
+        _check_gptq(config, tensors, r)
     for t in tensors:
         values, scales = bytes_of(t, r)
         parts[t.part] += values
@@ -116,10 +122,10 @@ def bytes_of(t: Shape, r: Rung) -> tuple[int, int]:
     `QuantState`). GPTQ: int32 words of packed values, one fp16 scale and one packed zero for each
     group and output, an int32 group index for each input (AutoGPTQ `QuantLinear`).
     """
-    if t.kind == "buffer":
+    if t.kind == "buffer" or t.element_bytes != BYTES["float16"]:  # what the model fixes itself
         return t.numel * t.element_bytes, 0
     if t.kind != "linear" or r.kind == "float":
-        return t.numel * BYTES[r.dtype], 0
+        return t.numel * (4 if r.dtype in t.fp32_in else BYTES[r.dtype]), 0
     rows, columns = t.shape
     if r.kind == "int8":
         return t.numel, 4 * rows
@@ -133,18 +139,43 @@ def bytes_of(t: Shape, r: Rung) -> tuple[int, int]:
     return t.numel * r.bits // 8, 2 * groups * rows + packed_zeros + 4 * columns
 
 
-def _check_group(tensors: tuple[Shape, ...], r: Rung) -> None:
-    """Raise `CourseError` where a GPTQ group size does not divide a layer's inputs."""
+def _check_gptq(config: Any, tensors: tuple[Shape, ...], r: Rung) -> None:
+    """Raise `CourseError` for a family not tried with GPTQ, or a group that does not divide."""
     linear = [t for t in tensors if t.kind == "linear"]
+    if config.model_type not in GPTQ_TRIED:
+        raise CourseError(
+            f"How GPTQ packs a {config.model_type} model is not known here.",
+            "Which layers it quantizes differs by family; tried are " + ", ".join(GPTQ_TRIED) + ".",
+            "Take a bitsandbytes rung, or look at the size of a finished GPTQ checkpoint.",
+        )
     wrong = [t for t in linear if t.shape[1] % r.group_size]
     if wrong:
         n, path = wrong[0].shape[1], wrong[0].path
         fitting = [g for g in (128, 64, 32, 16) if all(t.shape[1] % g == 0 for t in linear)]
+        sizes = ", ".join(map(str, fitting))
         raise CourseError(
             f"Group size {r.group_size} does not divide this model's layers.",
             f"{path.removesuffix('.weight')} has {n} inputs: {n} / {r.group_size} is not whole.",
-            f"Take a group size that divides them all: {', '.join(map(str, fitting))}.",
+            f"Take a group size that divides them all: {sizes}."
+            if fitting
+            else "No usual group size (128, 64, 32, 16) does: take a bitsandbytes rung.",
         )
+
+
+def whole(**given: Any) -> None:
+    """Raise `CourseError` where a count is not a whole number from 1 up."""
+    for name, n in given.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise CourseError(
+                f"{name}={n!r} is no number of that kind.",
+                "Rows, tokens and cards are counted.",
+                f"Write a whole number from 1 up, like {name}=1.",
+            )
+
+
+def has_formula(config: Any) -> bool:
+    """Whether the formulas below hold: for Llama; anything else is run on paper."""
+    return Key(config).config.model_type == "llama"
 
 
 def kv_cache(config: Any, rung_name: str, batch: int = 1, length: int = 2048) -> int:
@@ -152,9 +183,19 @@ def kv_cache(config: Any, rung_name: str, batch: int = 1, length: int = 2048) ->
 
     2 x layers x batch x length x KV heads x head size x bytes of the dtype (arXiv 2211.05102,
     section 2.2; the cache of transformers' `DynamicCache`). No rung here quantizes the cache.
+    Families with windows, shared or compressed keys or a state in their place: as they do it.
     """
-    d = _Sizes(config, rung(rung_name))
-    return 2 * config.num_hidden_layers * batch * length * d.kv * d.bytes
+    return sum(cache_by_layer(config, rung_name, batch, length))
+
+
+def cache_by_layer(config: Any, rung_name: str, batch: int = 1, length: int = 2048) -> list[int]:
+    """`kv_cache` of each layer, in their order."""
+    whole(batch=batch, length=length)
+    r = rung(rung_name)
+    if has_formula(config):
+        d = _Sizes(config, r)
+        return [2 * batch * length * d.kv * d.bytes] * config.num_hidden_layers
+    return [layer.size(batch, length) for layer in dry_run.cache(Key(config), r.dtype)]
 
 
 def logits(config: Any, rung_name: str, batch: int = 1, positions: int = 1) -> int:
@@ -163,8 +204,9 @@ def logits(config: Any, rung_name: str, batch: int = 1, positions: int = 1) -> i
     `generate` asks the head for the last position only (`logits_to_keep=1`) and picks the token
     from a copy in fp32. Scoring a text (perplexity) has logits for every position.
     """
-    d = _Sizes(config, rung(rung_name))
-    return batch * positions * config.vocab_size * (d.bytes + 4)
+    whole(batch=batch, positions=positions)
+    vocabulary = Key(config).config.get_text_config().vocab_size
+    return batch * positions * vocabulary * (BYTES[rung(rung_name).dtype] + 4)
 
 
 def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048) -> int:
@@ -177,8 +219,13 @@ def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048)
     the last hidden states and then with their fp32 copy. The largest counts. With quantized layers
     one more thing is alive: a 4-bit or GPTQ weight unpacked to 16 bits, or int8 inputs and int32
     products. An estimate there: it depends on the kernel that the library picks.
+
+    Another family is run on paper, and its largest layer's unpacked weight or products are added.
     """
+    whole(batch=batch, tokens=tokens)
     r = rung(rung_name)
+    if not has_formula(config):
+        return _on_paper(config, r, batch, tokens)
     d = _Sizes(config, r)
     n = batch * tokens
     rope = 2 * tokens * d.head * d.bytes
@@ -192,6 +239,17 @@ def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048)
     last = batch * config.vocab_size
     head = last * d.bytes + max(n * d.hidden * d.bytes, last * 4)
     return max(attention + rope, mlp + rope, head)
+
+
+def _on_paper(config: Any, r: Rung, batch: int, tokens: int) -> int:
+    """`activations` of a family without a formula: the run's peak less what stays in the cache."""
+    peak = dry_run.peak(config, r.dtype, batch, tokens)
+    linear = [t.shape for t in shapes(config) if t.kind == "linear"]
+    if r.kind == "int8":
+        peak += batch * tokens * max(4 * rows + columns for rows, columns in linear)
+    elif r.kind != "float":
+        peak += max(rows * columns for rows, columns in linear) * BYTES[r.dtype]
+    return max(0, peak - kv_cache(config, r.name, batch, tokens))
 
 
 def inference(
@@ -215,11 +273,22 @@ def inference(
 def decode_limit(config: Any, rung_name: str, bandwidth_gb_s: float) -> float:
     """Most tokens/s one sequence can be generated with: each token reads every weight once.
 
-    Bandwidth over bytes; of the embeddings only one row is read (arXiv 2211.05102, section 2.1).
-    A bound, not a forecast: kernels that unpack 4 bits slowly stay far below it.
+    Bandwidth over bytes; of the embeddings only one row is read, unless they are the output head
+    as well (arXiv 2211.05102, section 2.1). Not a forecast: kernels that unpack 4 bits slowly stay
+    far below it, and speculative decoding passes it.
+
+    Raises:
+        CourseError: a mixture of experts, where a token reads some of them only.
     """
     w = weights(config, rung_name)
-    return bandwidth_gb_s * 1e9 / (w.total - w.parts.get("embeddings", 0))
+    if any(len(t.shape) > 2 and t.kind == "kept" for t in shapes(config)):
+        raise CourseError(
+            f"There is no such limit for a {config.model_type} model.",
+            "A token does not read all its weights: it is a mixture of experts, or convolves.",
+            "Take a model in which every token passes through every layer.",
+        )
+    unread = w.parts.get("embeddings", 0) if "head" in w.parts else 0
+    return bandwidth_gb_s * 1e9 / (w.total - unread)
 
 
 class _Sizes:

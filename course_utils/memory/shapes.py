@@ -4,7 +4,9 @@ The model is built on PyTorch's meta device, which has shapes and no storage: no
 needed and nothing is downloaded, whatever the size.
 """
 
+import contextlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ class Shape:
         shape: for a linear layer (out_features, in_features).
         kind: `linear` (a rung may quantize it), `kept` (in the rung's dtype) or `buffer`.
         element_bytes: of the tensor as the model defines it; what a buffer keeps.
+        adapted: whether LoRA on all linear layers adapts it, as peft chooses them.
+        fp32_in: dtypes in which transformers keeps this one in fp32 nevertheless.
     """
 
     path: str
@@ -35,6 +39,8 @@ class Shape:
     shape: tuple[int, ...]
     kind: str
     element_bytes: int
+    adapted: bool = False
+    fp32_in: tuple[str, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -42,11 +48,38 @@ class Shape:
         return math.prod(self.shape)
 
 
+class Key:
+    """A config as a key of a dict: equal where all settings are.
+
+    Raises:
+        CourseError: it is no config but, for example, a model's name.
+    """
+
+    def __init__(self, config: Any) -> None:
+        """Check that it is a config, and note what it says."""
+        if not hasattr(config, "model_type"):
+            raise CourseError(
+                f"{str(config)[:60]!r} is no config.",
+                "A prediction needs the sizes of a model: how many layers, how wide.",
+                'Pass what predict.config gives: predict.config("llama-2-7b"), or of a folder.',
+            )
+        self.config = config
+        self._says = repr(vars(config))  # to_json_string() says the same a thousand times slower
+
+    def __hash__(self) -> int:
+        """Of what the config says."""
+        return hash(self._says)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same."""
+        return isinstance(other, Key) and self._says == other._says
+
+
 def config(name: str | Path) -> Any:
     """A model's config: one of `NAMES`, a folder with a config.json, or such a file.
 
     Raises:
-        CourseError: nothing of that name, or no config that transformers knows.
+        CourseError: nothing of that name, no config that transformers knows, or odd sizes.
     """
     from transformers import AutoConfig
 
@@ -59,59 +92,147 @@ def config(name: str | Path) -> Any:
             "Write one of these names, or the path of a folder that holds a config.json.",
         )
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = AutoConfig.from_pretrained(path)
+    except Exception as error:  # of the hub library's, of json's, of each family's own checks
         raise CourseError(
             f"The config of {path.name} cannot be read.",
-            str(error).splitlines()[0],
-            "Download it again, or use the config.json of a Llama-like model.",
+            _in_words(error),
+            "Download it again, or use the config.json of a model that this transformers knows.",
+        ) from None
+    _check_sizes(found)
+    return found
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says, in one line."""
+    said = " ".join(str(error).split())[:240]
+    return f"transformers says: {said}" if " " in said else f"{type(error).__name__}: {said}"
+
+
+def _check_sizes(config: Any) -> None:
+    """Raise `CourseError` where the config's own sizes contradict each other."""
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {name: getattr(config, name, 1) for name in (*names, "num_key_value_heads")}
+    odd = [
+        f"{name} is {n}"
+        for name, n in sizes.items()
+        if n is not None and (not isinstance(n, int) or n < 1)
+    ]
+    heads, shared = sizes["num_attention_heads"], sizes["num_key_value_heads"] or 1
+    if not odd and heads % shared:
+        odd = [f"{heads} attention heads cannot share {shared} key-value heads"]
+    if odd:
+        raise CourseError(
+            "The sizes in this config cannot be right.",
+            f"{odd[0]}.",
+            "Download the config.json again; write its sizes as whole numbers from 1 up.",
+        )
+
+
+@contextlib.contextmanager
+def told(config: Any) -> Iterator[None]:
+    """Turn what transformers or PyTorch raise about a model into a `CourseError`."""
+    try:
+        yield
+    except CourseError:
+        raise
+    except Exception as error:  # each family fails in its own way
+        raise CourseError(
+            f"No prediction for this {config.model_type} model.",
+            _in_words(error),
+            "Predictions need a model that writes text and that AutoModelForCausalLM can build: "
+            "check its config.json, or load the model inside memory.measure().",
         ) from None
 
 
-_shapes: dict[str, tuple[Shape, ...]] = {}
+_shapes: dict[Key, tuple[Shape, ...]] = {}
 
 
 def shapes(config: Any) -> tuple[Shape, ...]:
-    """Every tensor of the model, with its shape and without its memory. Tied weights come once."""
-    key = repr(vars(config))  # to_json_string() says the same a thousand times slower
+    """Every tensor of the model, with its shape and without its memory. Tied weights come once.
+
+    Raises:
+        CourseError: the model cannot be built from this config, or does not write text.
+    """
+    key = Key(config)
     if key not in _shapes:
         _shapes[key] = tuple(_walk(on_meta(config)))
     return _shapes[key]
 
 
 def on_meta(config: Any) -> Any:
-    """The model of that config on the meta device: shapes, no memory, no download."""
+    """The model of that config on the meta device: shapes, no memory, no download.
+
+    Raises:
+        CourseError: it cannot be built, or has an encoder beside its decoder.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    if getattr(config, "is_encoder_decoder", False):
+        raise CourseError(
+            f"A {config.model_type} model reads with an encoder and writes with a decoder.",
+            "Sizes and caches here are of models that go on with a text: a decoder alone.",
+            "Take the config of a decoder: Llama, Mistral, Qwen, GPT-2 and the like.",
+        )
+    with torch.device("meta"), told(config):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    return model
 
 
 def quantized_layers(model: Any) -> dict[str, Any]:
-    """{path: layer} of the linear layers that bitsandbytes and GPTQ quantize: all but the head.
+    """{path: layer} of the linear layers that bitsandbytes quantizes, as transformers chooses them.
 
-    The same choice as transformers' `get_keys_to_not_convert`: output head and tied weights stay.
+    All but the output head, tied weights, the last module, and what the model itself wants in fp32
+    (`get_keys_to_not_convert`). GPT-2's `Conv1D` is a linear layer with its weight transposed.
     """
     from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
 
-    head = model.get_output_embeddings()
-    layers = model.named_modules()
-    return {path: m for path, m in layers if type(m) is Linear and m is not head}
+    left_out = {*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())}
+    if tied := getattr(model, "all_tied_weights_keys", None):
+        # while loading, nothing is tied yet: the last module is the head then, not this one
+        last = [path for path, _ in model.named_parameters()][-1].removesuffix(".weight")
+        left_out -= {last} - {k.removesuffix(".weight") for k in (*tied.keys(), *tied.values())}
+    return {
+        path: m
+        for path, m in model.named_modules()
+        if type(m) in (Linear, Conv1D) and should_convert_module(path, sorted(left_out))
+    }
+
+
+def layers(config: Any) -> list[str]:
+    """The paths of the decoder layers in their order, like `model.layers.0`."""
+    matches = (re.match(r".*?\.\d+(?=\.)", t.path) for t in shapes(config))
+    return list(dict.fromkeys(m[0] for m in matches if m))
 
 
 def _walk(model: Any) -> Iterator[Shape]:
     """The tensors of a model on the meta device."""
-    linear = {f"{path}.weight" for path in quantized_layers(model)}
-    head = {
-        f"{path}.weight" for path, m in model.named_modules() if m is model.get_output_embeddings()
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    linear = {f"{path}.weight": m for path, m in quantized_layers(model).items()}
+    output = model.get_output_embeddings()
+    head = {f"{path}.weight" for path, m in model.named_modules() if m is output}
+    adapted = {
+        f"{path}.weight"
+        for path, m in model.named_modules()
+        if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not output
     }
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    plans = {d: model._get_dtype_plan(getattr(torch, d)) for d in ("float16", "bfloat16")}
     for path, tensor in model.named_parameters():
         if path in tied:
             continue
         part = "head" if path in head else part_of(path)
         kind = "linear" if path in linear else "kept"
-        yield Shape(path, part, tuple(tensor.shape), kind, tensor.element_size())
+        shape = tuple(tensor.shape)
+        if kind == "linear" and type(linear[path]).__name__ == "Conv1D":
+            shape = shape[::-1]
+        exact = tuple(d for d, plan in plans.items() if any(re.search(k, path) for k in plan))
+        yield Shape(path, part, shape, kind, tensor.element_size(), path in adapted, exact)
     for path, tensor in model.named_buffers():
         yield Shape(path, "buffers", tuple(tensor.shape), "buffer", tensor.element_size())

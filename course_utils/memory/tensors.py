@@ -5,6 +5,7 @@ count once. It sees what Python can see; memory below Python (a CUDA context, an
 spare blocks, an autograd graph's saved tensors) is `memory`'s business.
 """
 
+import contextlib
 import gc
 import json
 import sys
@@ -40,8 +41,32 @@ def storage_of(tensor: Any) -> tuple[int, int, str] | None:
         storage = tensor.untyped_storage()
         return (storage.data_ptr(), storage.nbytes(), str(tensor.device))
     except (RuntimeError, NotImplementedError):
-        # fake, sparse and functional tensors have no plain storage
+        # fake and functional tensors have no plain storage
         return None
+
+
+# What the compressed sparse layouts keep; COO keeps indices and values.
+_COMPRESSED = ("crow_indices", "ccol_indices", "col_indices", "row_indices", "values")
+
+
+def plain(tensor: Any) -> list[Any]:
+    """The strided tensors that hold a tensor's numbers: itself, or what a sparse one is made of."""
+    import torch
+
+    if tensor.layout is torch.strided:
+        return [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    found = []
+    for name in _COMPRESSED:
+        with contextlib.suppress(RuntimeError, NotImplementedError):
+            found.append(getattr(tensor, name)())
+    return found
+
+
+def places(tensor: Any) -> list[tuple[int, int, str]]:
+    """`storage_of` each of a tensor's `plain` parts, those without memory left out."""
+    return [p for part in plain(tensor) if (p := storage_of(part)) and p[1]]
 
 
 def live() -> dict[int, Storage]:
@@ -60,10 +85,8 @@ def live() -> dict[int, Storage]:
 
 
 def add(found: dict[int, Storage], tensor: Any) -> None:
-    """Note a tensor's storage in `found`."""
-    place = storage_of(tensor)
-    if place and place[1]:
-        address, nbytes, device = place
+    """Note a tensor's storages in `found`."""
+    for address, nbytes, device in places(tensor):
         storage = found.setdefault(address, Storage(nbytes, device, []))
         storage.tensors.append(weakref.ref(tensor))
 
@@ -78,8 +101,7 @@ def still_there(before: dict[int, Storage]) -> set[int]:
     for address, storage in before.items():
         for reference in storage.tensors:
             tensor = reference()
-            place = storage_of(tensor) if tensor is not None else None
-            if place and place[0] == address:
+            if tensor is not None and any(place[0] == address for place in places(tensor)):
                 kept.add(address)
                 break
     return kept
@@ -150,13 +172,20 @@ def from_checkpoint(folder: str | Path, name: str) -> Any:
     )
 
 
-def watch(before: dict[int, Storage]) -> Any:
+def watch(before: dict[int, Storage], most: int | None = None) -> Any:
     """A context manager that follows every tensor operation and keeps the peak of new bytes.
 
     Its `now` and `peak` are bytes above those of `before`, a `live()` taken at the start; giving
     back what was there before counts too. For the CPU, whose allocator keeps no count: exact for
     what operations return, blind to scratch space inside a kernel. Slows small models by about
     half.
+
+    Args:
+        before: what was alive at the start.
+        most: operations after which to give up.
+
+    Raises:
+        CourseError: from inside the block, after `most` operations.
     """
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -165,35 +194,42 @@ def watch(before: dict[int, Storage]) -> Any:
     class Watch(TorchDispatchMode):
         def __init__(self) -> None:
             super().__init__()
-            self.now = self.peak = 0
+            self.now = self.peak = self.operations = 0
             self.known: dict[int, Any] = {}
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            self.operations += 1
+            if most and self.operations > most:
+                raise _too_long(most)
             kwargs = kwargs or {}
             given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            old = {id(t.untyped_storage()) for t in given}
+            old = {id(part.untyped_storage()) for t in given for part in plain(t)}
             result = func(*args, **kwargs)
             for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in old:
-                    self.follow(tensor)
+                if isinstance(tensor, Tensor):
+                    self.follow(tensor, old)
             return result
 
-        def follow(self, tensor: Any, new: bool = True) -> None:
-            storage = tensor.untyped_storage()
-            key, nbytes = id(storage), storage.nbytes()
-            if key in self.known or storage_of(tensor) is None:
+        def follow(self, tensor: Any, old: Any = (), new: bool = True) -> None:
+            if tensor.device.type == "meta":
                 return
+            for storage in (part.untyped_storage() for part in plain(tensor)):
+                key, nbytes = id(storage), storage.nbytes()
+                if key in self.known or key in old:
+                    continue
+                self.known[key] = weakref.ref(storage, self.gone(key, nbytes))
+                if new:
+                    self.now += nbytes
+                    self.peak = max(self.peak, self.now)
 
-            def gone(_: Any) -> None:
+        def gone(self, key: int, nbytes: int) -> Any:
+            def forget(_: Any) -> None:
                 self.known.pop(key, None)
                 self.now -= nbytes
 
-            self.known[key] = weakref.ref(storage, gone)
-            if new:
-                self.now += nbytes
-                self.peak = max(self.peak, self.now)
+            return forget
 
     watcher = Watch()
     for storage in before.values():
@@ -201,3 +237,12 @@ def watch(before: dict[int, Storage]) -> Any:
         if alive is not None:
             watcher.follow(alive, new=False)
     return watcher
+
+
+def _too_long(most: int) -> CourseError:
+    """The error of a run that was given up."""
+    return CourseError(
+        "Following this model operation by operation would take too long.",
+        f"It needs more than {most:,} operations: it goes through a text token by token.",
+        "Take a shorter context, or measure it: generate inside memory.measure().",
+    )

@@ -18,19 +18,43 @@ def lora_parameters(config: Any, rank: int, modules: Sequence[str] = ()) -> int:
     """Trained parameters of LoRA with this rank, on all linear layers but the head by default.
 
     A layer with m inputs and n outputs gets A (rank x m) and B (n x rank): rank * (m + n)
-    (arXiv 2106.09685, section 4.1).
+    (arXiv 2106.09685, section 4.1). Biases get nothing.
 
     Args:
         config: as from `predict.config`.
         rank: r, at least 1.
         modules: layer names like `q_proj` or `embed_tokens`.
+
+    Raises:
+        CourseError: no layer has such a name or none of two dimensions, or the model has
+            experts or convolutions, on which the formula does not hold.
     """
+    predict.whole(rank=rank)
+    tensors = shapes.shapes(config)
+    if any(len(t.shape) > 2 for t in tensors):
+        raise CourseError(
+            f"LoRA on a {config.model_type} model is not rank x (inputs + outputs).",
+            "It has experts in one tensor, or convolutions: peft has ways of its own with them.",
+            "Ask peft: get_peft_model(...).print_trainable_parameters().",
+        )
+    named = {t.path.split(".")[-2]: t for t in tensors if t.path.endswith(".weight")}
+    for name in modules:
+        if name not in named or len(named[name].shape) != 2:
+            raise CourseError(
+                f"LoRA cannot adapt {name!r} in this model.",
+                "There is no linear layer or embedding of that name.",
+                "Take some of " + ", ".join(n for n, t in named.items() if len(t.shape) == 2) + ".",
+            )
     chosen = [
         t
-        for t in shapes.shapes(config)
-        if (t.path.split(".")[-2] in modules if modules else t.kind == "linear")
+        for t in tensors
+        if (
+            t.path.endswith(".weight") and t.path.split(".")[-2] in modules
+            if modules
+            else t.adapted
+        )
     ]
-    return sum(rank * (t.shape[0] + t.shape[1]) for t in chosen)
+    return sum(rank * sum(t.shape) for t in chosen)
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,7 @@ def training(
     Raises:
         CourseError: no such method.
     """
+    predict.whole(rank=rank, batch=batch, length=length)
     if method not in METHODS:
         raise CourseError(f"There is no method {method!r}.", "", f"Take {', '.join(METHODS)}.")
     frozen = predict.weights(config, "nf4-dq" if method == "qlora" else dtype)
@@ -115,8 +140,14 @@ def _activations(config: Any, tokens: int, n_bytes: int) -> int:
 
     Each layer's input, one layer's inner results while it is recomputed (17 numbers a token and
     hidden unit; arXiv 2205.05198, section 4.1, counts 34 bytes of 16-bit numbers), and the logits
-    with their fp32 copy and gradient.
+    with their fp32 copy and gradient. For models of attention and MLP layers alone.
     """
+    if any(len(t.shape) > 2 for t in shapes.shapes(config)):
+        raise CourseError(
+            f"What training a {config.model_type} model keeps cannot be predicted.",
+            "The count is of attention and MLP layers; this one has experts or convolutions.",
+            "Measure it: train one step inside memory.measure(watch=True).",
+        )
     hidden, inside = config.hidden_size, 17
     layers = tokens * hidden * n_bytes * (config.num_hidden_layers + inside)
     return layers + tokens * config.vocab_size * (n_bytes + 8)

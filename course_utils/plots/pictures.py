@@ -190,7 +190,7 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
 
     Returns:
         The picture; its text names the one that is most probable after each layer, "-" where all
-        stay below 0.05.
+        stay below a twentieth of the highest value.
     """
     count = len(next(iter(values.values())))
     top = max(max(line) for line in values.values())
@@ -207,7 +207,8 @@ def layers(values: Mapping[str, Sequence[float]], title: str = "") -> Shown:
     for i in range(count):
         name = max(values, key=lambda one: values[one][i])
         high = values[name][i]
-        rows.append([str(i), *([visible(name), f"{high:.1f}"] if high >= 0.05 else ["-", ""])])
+        told = f"{high:.1f}" if top > 0.5 else f"{high:.3f}"
+        rows.append([str(i), *([visible(name), told] if high >= 0.05 * top else ["-", ""])])
     head = ["layer", "most probable", "probability"]
     return Shown(as_text(head, rows, numbers=False), png=png)
 

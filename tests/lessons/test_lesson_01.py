@@ -179,7 +179,7 @@ READ_JSON_WRONG = [
         changed(
             from_first_to_last, answer=lambda label, reason, reply: (parse_label(reply), reason)
         ),
-        "On a reason with another label",
+        "it returned (",
     ),
     (
         changed(

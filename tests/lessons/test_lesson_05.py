@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_staff.notebooks import store
+from course_staff.notebooks import executing, store
 from course_utils import checks, tuning
 from course_utils.exercises import lesson_05
 
@@ -332,15 +332,14 @@ def own_file(path, labels, each):
 
 def outputs_with(path):
     """What the lesson's cells print when `OWN` names a file: {cell id: text}; no cell may fail."""
-    from nbclient import NotebookClient
-
-    book = store.read(store.FOLDER / "05_fine_tuning_preview.ipynb")
+    lesson = store.FOLDER / "05_fine_tuning_preview.ipynb"
+    book = store.read(lesson)
     for cell in book.cells:
         if cell.id == "notes":
             assert "OWN = None" in cell.source
             cell.source = cell.source.replace("OWN = None", f"OWN = {str(path)!r}")
-    where = {"metadata": {"path": str(store.FOLDER)}}
-    NotebookClient(book, timeout=1800, kernel_name="python3", resources=where).execute()
+    with executing.as_a_program():
+        executing.client(lesson, book, timeout=1800).execute()
     found = {}
     for cell in book.cells:
         for output in cell.get("outputs", []):
@@ -351,10 +350,8 @@ def outputs_with(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("labels", "each"), [(3, 20), (8, 60)])
-def test_a_learner_s_own_file_goes_through_the_lesson(tmp_path, monkeypatch, labels, each):
+def test_a_learner_s_own_file_goes_through_the_lesson(tmp_path, labels, each):
     """A learner with a small file, and one with many labels: every cell runs, and it learns."""
-    for name, value in store.environment().items():
-        monkeypatch.setenv(name, value)
     path = tmp_path / "mine.csv"
     own_file(path, labels, each)
     found = outputs_with(path)

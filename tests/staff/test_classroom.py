@@ -1,19 +1,27 @@
-"""`python -m course_utils serve`: one endpoint for a whole class."""
+"""`python -m course_staff serve`: one endpoint for a whole class."""
 
+import csv
+import os
+import signal
+import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from course_staff import classroom
-from course_utils import settings
-from course_utils.endpoint import server as endpoint
+from course_staff.__main__ import main
+from course_utils import endpoint, settings
 from course_utils.errors import CourseError
+
+KEY = "beans-are-fresh-and-hand-picked"
 
 
 @pytest.fixture(scope="module")
 def server():
     """The endpoint of an instructor without a key: Pocket Llama is behind it."""
-    with classroom.start(port=0, key="beans-are-fresh") as running:
+    with classroom.start(port=0, key=KEY) as running:
         yield running
 
 
@@ -54,7 +62,7 @@ def test_the_instructors_account_is_shared_without_its_key(server, learner):
     """An instructor with one paid account: learners have the class's key, not the account's."""
     with classroom.start(port=0) as second:  # the first one plays the provider
         told = classroom.instructions(second)
-        assert "beans-are-fresh" not in told and second.key in told
+        assert KEY not in told and second.key in told
         assert second.model == "pocket_llama"
         request = urllib.request.Request(
             f"{second.base_url}/models", headers={"Authorization": f"Bearer {second.key}"}
@@ -68,3 +76,80 @@ def test_a_key_that_cannot_be_sent_is_refused_at_once(key):
     """An instructor reads it before class, not thirty learners during it."""
     with pytest.raises(CourseError, match="no key may have"):
         classroom.start(port=0, key=key)
+
+
+@pytest.mark.parametrize("key", ["abc", "beans-are-fresh"])
+def test_a_key_that_can_be_guessed_is_refused(key):
+    """An instructor with a paid account behind the endpoint, and guests in the room."""
+    with pytest.raises(CourseError, match="too short") as caught:
+        classroom.start(port=0, key=key)
+    assert "Leave --key out" in caught.value.next_step
+
+
+def serve(*options):
+    """Run the command until it answers; its process and what it printed so far."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "course_staff", "serve", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COURSE_STATIC": "1"},
+    )
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Ctrl+C" in line:
+            break
+    return process, "".join(said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_each_learner_has_a_key_and_the_end_says_who_used_what(tmp_path):
+    """An instructor with three learners: a table to hand out, and a bill by name afterwards.
+
+    Started again, as after a crash, the keys that learners hold already still open.
+    """
+    from openai import OpenAI
+
+    table = tmp_path / "keys.csv"
+    process, said = serve("--port", "0", "--learners", "3", "--table", str(table))
+    rows = list(csv.DictReader(table.open()))
+    assert [row["learner"] for row in rows] == ["learner-01", "learner-02", "learner-03"]
+    keys = [row["OPENAI_API_KEY"] for row in rows]
+    assert len(set(keys)) == 3 and all(len(key) >= 22 for key in keys)
+    assert not any(key in said for key in keys), "the board is seen by all"
+    assert sys.platform == "win32" or table.stat().st_mode & 0o077 == 0
+    address = rows[1]["OPENAI_BASE_URL"].replace(classroom.own_address(), "127.0.0.1")
+    client = OpenAI(base_url=address, api_key=keys[1])
+    messages = [{"role": "user", "content": "I love this place!"}]
+    client.chat.completions.create(model="pocket_llama", messages=messages)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "Traceback" not in said
+    assert "learner-02" in said and "1 requests" in said and "learner-01" not in said
+    assert list(classroom.learners_keys(4, table).values())[:3] == keys
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--port", "99999"], "no port"),
+        (["--port", "-1"], "no port"),
+        (["--limit", "-3"], "no limit"),
+        (["--limit", "nan"], "no limit"),
+        (["--limit", "0.2"], "no limit"),
+        (["--tokens", "-1"], "--tokens"),
+        (["--learners", "-2"], "--learners"),
+        (["--learners", "5000"], "--learners"),
+        (["--learners", "2", "--table", "."], "cannot hold"),
+        (["--learners", "2", "--table", __file__], "cannot hold"),
+    ],
+)
+def test_an_odd_option_is_a_sentence(options, says, capsys):
+    """An instructor in front of a class: what is wrong and what to type, at once."""
+    before = Path(__file__).read_bytes()
+    assert main(["serve", *options]) == 2
+    told = capsys.readouterr().err
+    assert says in told and "Next: " in told and "Traceback" not in told
+    assert Path(__file__).read_bytes() == before

@@ -159,6 +159,31 @@ def test_a_text_beyond_the_context_is_told(llama):
         sentiment.local_complete(*llama)(sentiment.messages("word " * 3000))
 
 
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "I love it"}]}]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["I love it", [], None, [None], ["I love it"], PARTS, {"role": 1}]
+)
+def test_what_is_no_chat_is_told_before_the_model_sees_it(llama, wrong):
+    """A learner who passes a text for messages: what a chat is, and no error from deep inside."""
+    with pytest.raises(CourseError, match="chat is|no text"):
+        sentiment.local_complete(*llama)(wrong)
+    with pytest.raises(CourseError, match="chat is|no text"):
+        sentiment.local_batch(*llama)([sentiment.messages("Fine."), wrong])
+    with pytest.raises(CourseError, match="chat is|no text"):
+        sentiment.label_probabilities(*llama, wrong)
+
+
+def test_every_local_answer_says_when_the_prompt_is_too_long(llama):
+    """A learner with a long review in a batch, or who asks for probabilities: no nonsense."""
+    long = sentiment.messages("word " * 3000)
+    with pytest.raises(CourseError, match="too long"):
+        sentiment.local_batch(*llama)([sentiment.messages("Fine."), long])
+    with pytest.raises(CourseError, match="too long"):
+        sentiment.label_probabilities(*llama, long)
+
+
 def test_next_token_adds_draws_and_takes_back(llama, live):
     """A learner who builds a text with the three buttons: each does what it says."""
     model, tokenizer = llama

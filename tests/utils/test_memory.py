@@ -186,6 +186,89 @@ def test_free_without_a_baseline_says_so():
         memory.free()
 
 
+def failing(weight):
+    """A function that ends in an error, with its argument in its frame."""
+    inside = weight * 2
+    raise ValueError(len(inside))
+
+
+def test_an_error_that_a_learner_keeps_stays_whole():
+    """A learner who keeps an error for %debug: free() leaves its variables, and names it."""
+    with memory.measure():
+        weight = torch.ones(100_000)
+        try:
+            failing(weight)
+        except ValueError as error:
+            kept = error
+        try:
+            failing(torch.ones(5))
+        except ValueError as error:
+            others = [error]
+        del weight
+    freed = memory.free()
+    frame = kept.__traceback__.tb_next.tb_frame
+    assert frame.f_locals["inside"].numel() == 100_000, "the learner's error is empty"
+    assert others[0].__traceback__.tb_next.tb_frame.f_locals["weight"].numel() == 5
+    assert any(who.startswith("kept in ") for who, _ in freed.holders), freed
+    del kept, others, frame
+    assert memory.free().returned
+
+
+def test_an_error_that_nobody_keeps_does_not_hold_a_model():
+    """A learner whose library stored an error while it loaded: its frames let go of the model."""
+    stored = type(sys)("a_library")
+    stored.__file__ = torch.__file__
+    sys.modules["a_library"] = stored
+    try:
+        with memory.measure():
+            try:
+                failing(torch.ones(100_000))
+            except ValueError as error:
+                stored.note = error
+        assert memory.free().returned
+    finally:
+        del sys.modules["a_library"]
+
+
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+def test_sparse_tensors_are_counted(layout):
+    """A learner with a sparse matrix: its indices and values count, and nothing crashes."""
+    dense = torch.eye(100)
+    with memory.measure(watch=True) as used:
+        sparse = getattr(dense, layout)()
+        product = sparse @ torch.ones(100, 1)
+    inside = sum(part.untyped_storage().nbytes() for part in tensors.plain(sparse))
+    assert inside >= 100 * 4 + 100 * 8
+    assert used.kept == pytest.approx(inside + product.nbytes, abs=64)
+    assert used.peak >= used.kept
+    del sparse, product
+    assert memory.free().returned
+
+
+def test_what_a_notebook_remembers_of_other_things_stays():
+    """A learner who frees a model keeps Out and the error of another cell, for %debug."""
+    cells = """
+import sys, torch
+from IPython.core.interactiveshell import InteractiveShell
+from course_utils import memory
+shell = InteractiveShell.instance(user_module=sys.modules["__main__"])
+for cell in (
+    "with memory.measure():\\n    model = torch.ones(100_000)",
+    "model", "6 * 7", "def use(n):\\n    inside = n\\n    return 1 / 0\\nuse(5)",
+    "del model\\nfreed = memory.free()",
+):
+    shell.run_cell(cell, store_history=True)
+print("RETURNED", freed.returned, "OUT", dict(shell.user_ns["_oh"]))
+print("INSIDE", sys.last_traceback.tb_next.tb_next.tb_frame.f_locals)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", cells], capture_output=True, text=True, timeout=300, check=False
+    )
+    said = answer.stdout + answer.stderr
+    assert "RETURNED True OUT {3: 42}" in said, said
+    assert "INSIDE {'n': 5, 'inside': 5}" in said, said
+
+
 def test_what_a_notebook_remembers_does_not_keep_a_model():
     """A learner who displays the model, or whose cell failed: Out and the traceback let go."""
     cells = f"""

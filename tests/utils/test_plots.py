@@ -137,6 +137,19 @@ def test_a_strip_with_lengths_that_differ(wrong):
         plots.token_strip(["a", "b"], **wrong)
 
 
+@pytest.mark.parametrize("flat", [1.0, 0.3])
+def test_layers_name_the_leader_of_sure_and_of_unsure_models(flat):
+    """A learner whose model has many layers and is never sure: the text is not a row of dashes."""
+    rising = [flat * i / 30 for i in range(31)]
+    shown = plots.layers({"' Yes'": rising, "' No'": [0.2 * flat] * 31})
+    rows = shown.text.splitlines()
+    number = "{:.1f}" if flat > 0.5 else "{:.3f}"
+    assert len(rows) == 32 and rows[31].split() == ["30", "'·Yes'", number.format(flat)]
+    assert rows[3].split() == ["2", "'·No'", number.format(0.2 * flat)]
+    late = plots.layers({"a": [0.0, 0.001, 0.9]}).text.splitlines()
+    assert late[1].split() == ["0", "-"] and late[2].split() == ["1", "-"]
+
+
 def test_a_table_is_the_same_in_html_and_text():
     """A learner with a narrow window or a screen reader: every cell is there, markup is escaped."""
     shown = plots.table(["what", "how\nmany"], [["<b>", "1\n(0 to 2)"], ["c", "10"]], ["* a & b"])

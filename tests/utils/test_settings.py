@@ -1,7 +1,7 @@
 """Settings and secrets: one place, one order, never a value shown."""
 
 import builtins
-import getpass
+import os
 
 import pytest
 
@@ -69,13 +69,13 @@ def test_prepare_switches_the_hub_off_in_pocket_only(by_hand, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("COURSE_MODEL", "owner/name")
     settings.prepare()
-    assert "HF_HUB_OFFLINE" not in settings.os.environ
+    assert "HF_HUB_OFFLINE" not in os.environ
     monkeypatch.setenv("COURSE_MODEL", "")
     settings.prepare()
-    assert settings.os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     settings.prepare()
-    assert settings.os.environ["HF_HUB_OFFLINE"] == "0", "the learner's own setting wins"
+    assert os.environ["HF_HUB_OFFLINE"] == "0", "the learner's own setting wins"
 
 
 def test_environment_comes_before_env_file(by_hand, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_found_key_is_where_the_libraries_look(by_hand):
     """A learner's key from .env reaches OpenAI(), which reads the environment."""
     (by_hand / ".env").write_text(f"OPENAI_API_KEY={KEY}")
     assert not settings.api_is_local()
-    assert settings.os.environ["OPENAI_API_KEY"] == KEY
+    assert os.environ["OPENAI_API_KEY"] == KEY
 
 
 def test_a_base_url_alone_means_another_server(by_hand, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_base_url_from_the_env_file_reaches_the_client(by_hand):
     """A learner's OpenAI() goes to the server that .env names."""
     (by_hand / ".env").write_text("OPENAI_BASE_URL=http://localhost:8000/v1\nCOURSE_API_MODEL=m\n")
     assert not settings.api_is_local()
-    assert settings.os.environ["OPENAI_BASE_URL"] == "http://localhost:8000/v1"
+    assert os.environ["OPENAI_BASE_URL"] == "http://localhost:8000/v1"
     assert settings.api_model() == "m"
 
 
@@ -136,22 +136,97 @@ def test_a_wrongly_pasted_key_is_named_without_its_value(by_hand, monkeypatch, v
     assert value not in str(caught.value)
 
 
-def test_asking_shows_nothing_and_takes_no_for_an_answer(by_hand, monkeypatch):
-    """A learner without a key presses Enter and goes on; the prompt says what happens."""
-    asked = []
-    monkeypatch.setattr(getpass, "getpass", lambda prompt: asked.append(prompt) or "")
-    assert settings.secret("HF_TOKEN_OF_NOBODY", ask=True) is None
-    assert "not shown" in asked[0]
+def test_a_corrected_env_file_counts_at_once(by_hand, monkeypatch):
+    """A learner who mends a wrong key in .env runs the cell again and need not restart."""
+    path = by_hand / ".env"
+    path.write_text("OPENAI_API_KEY=wrong\nOPENAI_BASE_URL=http://one/v1")
+    assert settings.secret("OPENAI_API_KEY") == "wrong"
+    assert settings.plain("OPENAI_BASE_URL") == "http://one/v1"
+    path.write_text(f"OPENAI_API_KEY={KEY}\n")
+    assert settings.secret("OPENAI_API_KEY") == KEY == os.environ["OPENAI_API_KEY"]
+    assert settings.plain("OPENAI_BASE_URL") is None
+    path.unlink()
+    assert settings.api_is_local()
+    path.write_text("OPENAI_API_KEY=of-the-file")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert settings.secret("OPENAI_API_KEY") == KEY, "the environment still comes first"
 
 
-def test_a_kernel_without_keyboard_is_not_asked(by_hand, monkeypatch):
-    """A learner's scheduled notebook goes on without a key instead of stopping."""
+def test_a_file_of_another_account_gets_no_key(by_hand, monkeypatch):
+    """A learner in a shared folder, where somebody else laid a .env that names their server."""
+    course = by_hand / "alice" / "course"
+    course.mkdir(parents=True)
+    for folder in (by_hand, by_hand / "alice"):
+        (folder / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1:9/v1")
+    monkeypatch.chdir(course)
+    strangers = {by_hand / ".env", by_hand / "alice" / ".env"}
+    monkeypatch.setattr(settings, "_is_mine", lambda path: path not in strangers)
+    assert settings.plain("OPENAI_BASE_URL") is None
+    strangers.clear()
+    assert settings.plain("OPENAI_BASE_URL") == "http://127.0.0.1:9/v1"
+    strangers |= {by_hand / "alice"}
+    (by_hand / "alice" / ".env").unlink()
+    assert settings.plain("OPENAI_BASE_URL") is None, "above a stranger's folder nothing counts"
 
-    def no_keyboard(prompt):
-        raise NotImplementedError("this frontend does not support input")
 
-    monkeypatch.setattr(getpass, "getpass", no_keyboard)
-    assert settings.secret("HF_TOKEN_OF_NOBODY", ask=True) is None
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="chown needs root")
+def test_owners_are_told_apart_on_a_real_file(by_hand, monkeypatch):
+    """The same with a file that really belongs to another account."""
+    (by_hand / "course").mkdir()
+    (by_hand / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1:9/v1")
+    monkeypatch.chdir(by_hand / "course")
+    assert settings.env_files() == [by_hand / ".env"]
+    os.chown(by_hand / ".env", 65534, 65534)
+    assert settings.env_files() == []
+
+
+@pytest.mark.parametrize("end", [".git", "home"])
+def test_the_search_ends_at_the_project_or_home(by_hand, monkeypatch, end):
+    """A learner whose project lies below a folder of other projects reads its own .env only."""
+    project = by_hand / "project"
+    (project / "notebooks").mkdir(parents=True)
+    (by_hand / ".env").write_text(f"OPENAI_API_KEY={KEY}")
+    monkeypatch.chdir(project / "notebooks")
+    if end == "home":
+        monkeypatch.setenv("HOME", str(project))
+        monkeypatch.setenv("USERPROFILE", str(project))
+    else:
+        (project / ".git").mkdir()
+    assert settings.secret("OPENAI_API_KEY") is None
+    (project / ".env").write_text("OPENAI_API_KEY=the-projects-own")
+    assert settings.secret("OPENAI_API_KEY") == "the-projects-own"
+
+
+def test_a_deleted_folder_has_no_env_file(by_hand, monkeypatch):
+    """A learner whose working folder was deleted gets no traceback from a setting."""
+    gone = by_hand / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert settings.plain("COURSE_API_MODEL") is None
+
+
+def test_waiting_threads_do_not_spin_unless_the_learner_says_so(by_hand, monkeypatch):
+    """A learner with a browser open: PyTorch's threads leave the cores to each other."""
+    for name in settings.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    settings.prepare()
+    assert {k: os.environ[k] for k in settings.WAITING} == settings.WAITING
+    for name in settings.WAITING:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    settings.prepare()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://user:SEKRET@host:1/v1", "https://SEKRET@host/v1", "http://u:SEK/RET@host/SEKRET@x"],
+)
+def test_no_message_shows_a_password_inside_an_address(address):
+    """A learner who pastes an error into a forum: no password in it."""
+    said = str(CourseError(f"{address} is away.", f"({address})", f"Look at {address}"))
+    assert "SEK" not in said and "//" in said
 
 
 def test_a_program_reads_only_the_environment(by_hand, monkeypatch):
@@ -159,7 +234,7 @@ def test_a_program_reads_only_the_environment(by_hand, monkeypatch):
     (by_hand / ".env").write_text(f"OPENAI_API_KEY={KEY}")
     monkeypatch.setenv("COURSE_STATIC", "1")
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked"))
-    assert settings.secret("OPENAI_API_KEY", ask=True) is None
+    assert settings.secret("OPENAI_API_KEY") is None
     assert settings.api_is_local()
 
 

@@ -1,0 +1,47 @@
+"""How a request is turned down: an HTTP status, and the body that OpenAI's API would send.
+
+It knows neither HTTP libraries nor models.
+"""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class Refusal(Exception):
+    """A request that is turned down.
+
+    Attributes:
+        status: the HTTP status.
+        code: OpenAI's word for what is wrong.
+        param: the parameter it is about, where it is about one.
+        headers: what goes out beside it, like `Retry-After`.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, **headers: str
+    ) -> None:
+        """Keep what the gateway makes a response of."""
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def body(self) -> Json:
+        """The error as OpenAI's API sends it."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": told}
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def wrong(param: str, message: str) -> Refusal:
+    """A 400 for a parameter whose value cannot be."""
+    return Refusal(400, "invalid_value", message, param)
+
+
+def busy(message: str, seconds: int = 2) -> Refusal:
+    """A 503 for now; clients wait as `Retry-After` says and ask again."""
+    return Refusal(503, "overloaded", message, Retry_After=str(seconds))
