@@ -44,8 +44,8 @@ def loaded(name: str) -> tuple[Any, Any, dict[str, Any]]:
 
     folder = models.model_path(name)
     dtype = getattr(torch, machine.fast_dtype())
-    where = {"": facts.place()}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=where).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model = model.to(facts.place()).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     source = Path(folder) / "source.json"
     about = {

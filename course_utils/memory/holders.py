@@ -220,8 +220,9 @@ def forget_displayed(wanted: dict[int, tensors.Storage]) -> None:
         for key in ("last_traceback", "last_value", "last_exc", "last_type"):
             if hasattr(sys, key):
                 delattr(sys, key)
-        for key in ("tb", "evalue", "etype") if shell is not None else ():
-            setattr(shell.InteractiveTB, key, None)
+        if shell is not None:
+            for key in ("tb", "evalue", "etype"):
+                setattr(shell.InteractiveTB, key, None)
     if shell is None:
         return
     names = shell.user_ns

@@ -106,12 +106,12 @@ def test_any_input_gets_a_label(model, fast):
 
 @pytest.mark.slow
 def test_json_when_asked(model, fast):
-    """Whoever parses replies by machine."""
-    texts = [r.text for r in random.Random(4).sample(corpus.split()["test"], 60)]
+    """Whoever parses replies by machine: 99.5 % are valid, the aim, which the card measures."""
+    texts = [r.text for r in random.Random(4).sample(corpus.split()["test"], 200)]
     prompts = [evaluate.prompt(t, f"{asking.SEED_SYSTEM} {asking.JSON[5]}") for t in texts]
     replies = evaluate.replies(model, fast, prompts)
     broken = [reply for reply in replies if evaluate.read_json(reply) is None]
-    assert len(broken) <= 1, broken  # the card says 199 of 200
+    assert len(broken) <= 1, broken
 
 
 def test_reasons_quote_the_review(model, fast):
