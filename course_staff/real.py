@@ -79,7 +79,8 @@ def run_one(path: Path) -> Run:
         try:
             executing.client(path, notebook).execute()
         except Exception as error:  # a failed cell, one that did not end, a dead kernel
-            run.error = f"{type(error).__name__}: {str(error).strip()[-800:]}"
+            kind = getattr(error, "ename", type(error).__name__)
+            run.error = f"{kind}: {getattr(error, 'evalue', None) or error}"[:800]
     run.minutes, run.peak_bytes = (time.monotonic() - began) / 60, peak.bytes
     run.scores = scores(notebook)
     return run

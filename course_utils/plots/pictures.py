@@ -74,11 +74,22 @@ def as_png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _bar_end(axes: Any, y: float, length: float, text: str, whisker: Sequence[float]) -> None:
-    """A bar's number, beside the bar or beside its whisker where that is longer."""
-    axes.plot(whisker, [y] * len(whisker), color=INK, linewidth=1.2, marker="|")
-    end = (max(length, 0.0, *whisker), y)
-    axes.annotate(text, end, (5, 0), textcoords="offset points", va="center")
+def _bar_ends(
+    axes: Any,
+    rows: Mapping[float, str],
+    lengths: Mapping[str, float],
+    number: str,
+    intervals: Mapping[str, tuple[float, float]] | None,
+) -> None:
+    """Each bar's number, beside the bar or beside its whisker where that is longer."""
+    for y, name in rows.items():
+        if name not in lengths:
+            continue
+        whisker = (intervals or {}).get(name, ())
+        axes.plot(whisker, [y] * len(whisker), color=INK, linewidth=1.2, marker="|")
+        end = (max(lengths[name], 0.0, *whisker), y)
+        text = number.format(lengths[name])
+        axes.annotate(text, end, (5, 0), textcoords="offset points", va="center")
 
 
 def bars(
@@ -105,23 +116,18 @@ def bars(
     Returns:
         The picture, with a table of the numbers as its text.
     """
-    first = next(iter(values.values()), None)
-    series: dict[str, Mapping[str, float]] = (
-        dict(values) if isinstance(first, Mapping) else {"": values}  # type: ignore[arg-type,dict-item]
-    )
+    several = isinstance(next(iter(values.values()), None), Mapping)
+    series: dict[str, Any] = dict(values) if several else {"": values}
     names = list(dict.fromkeys(name for one in series.values() for name in one))
-    height = max(1.4, 0.9 + 0.34 * len(names) * max(1.0, 0.75 * len(series)))
-    with canvas(height=height) as (figure, axes):
+    with canvas(max(1.4, 0.9 + 0.34 * len(names) * max(1.0, 0.75 * len(series)))) as (figure, axes):
         for i, (label, one) in enumerate(series.items()):
             thick = 0.8 / len(series)
             rows = [y + (i - (len(series) - 1) / 2) * thick for y in range(len(names))]
-            lengths = [one.get(name, 0) for name in names]
             colours = [PALETTE[1] if n in highlight else PALETTE[i % len(PALETTE)] for n in names]
-            axes.barh(rows, lengths, height=thick * 0.9, color=colours, label=label)
-            for y, name in zip(rows, names, strict=True):
-                if name in one:
-                    text = (in_picture or number).format(one[name])
-                    _bar_end(axes, y, one[name], text, (intervals or {}).get(name, ()))
+            axes.barh(rows, [one.get(n, 0) for n in names], 0.9 * thick, color=colours, label=label)
+            _bar_ends(
+                axes, dict(zip(rows, names, strict=True)), one, in_picture or number, intervals
+            )
         # a token like "$x$" is a name, not a formula
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.invert_yaxis()
@@ -130,12 +136,18 @@ def bars(
         if len(series) > 1:
             figure.legend(loc="outside right upper")
         png = as_png(figure)
-    head = [title or unit, *(label or unit for label in series)]
-    table = [
+    return Shown(_bars_text(series, names, title or unit, unit, number), png=png)
+
+
+def _bars_text(
+    series: Mapping[str, Mapping[str, float]], names: list[str], head: str, unit: str, number: str
+) -> str:
+    """The numbers of bars as a table: a column for each series, a dash where there is no bar."""
+    rows = [
         [name, *(number.format(one[name]) if name in one else "-" for one in series.values())]
         for name in names
     ]
-    return Shown(as_text(head, table), png=png)
+    return as_text([head, *(label or unit for label in series)], rows)
 
 
 def confusion(score: Score, title: str = "") -> Shown:
