@@ -69,6 +69,11 @@ def scores(notebook: Any) -> list[tuple[str, int, int]]:
     return found
 
 
+def _has_error(cell: Any) -> bool:
+    """Whether an executed cell shows an error."""
+    return any(output.output_type == "error" for output in cell.get("outputs", []))
+
+
 def run_one(path: Path) -> Run:
     """Run one notebook on the small model in a fresh kernel; what is stored stays as it is."""
     notebook = store.read(path)
@@ -80,7 +85,8 @@ def run_one(path: Path) -> Run:
             executing.client(path, notebook).execute()
         except Exception as error:  # a failed cell, one that did not end, a dead kernel
             kind = getattr(error, "ename", type(error).__name__)
-            run.error = f"{kind}: {getattr(error, 'evalue', None) or error}"[:800]
+            failed = [c.id for c in notebook.cells if _has_error(c)][-1:]
+            run.error = f"cell {failed}: {kind}: {getattr(error, 'evalue', None) or error}"[:800]
     run.minutes, run.peak_bytes = (time.monotonic() - began) / 60, peak.bytes
     run.scores = scores(notebook)
     return run
