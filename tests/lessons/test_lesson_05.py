@@ -1,6 +1,8 @@
 """Lesson 05: its exercises tell right from wrong, and a learner's own file goes through it."""
 
+import ast
 import csv
+import math
 import random
 import re
 from fractions import Fraction
@@ -12,6 +14,7 @@ import torch
 from course_staff.notebooks import executing, store
 from course_utils import checks, tuning
 from course_utils.exercises import lesson_05
+from course_utils.sentiment import Score
 
 
 def said(capsys, key, answer):
@@ -306,6 +309,53 @@ def test_check_and_trainer_share_one_length():
 def test_the_base_is_not_the_model_that_is_trained():
     """A learner who runs "before" again after training: peft changes a model in place."""
     assert "get_peft_model(base," not in "".join(cells().values())
+
+
+def function_of(cell, name, **names):
+    """A function that a cell of the lesson defines, without running the rest of the cell."""
+    defined = [
+        node
+        for node in ast.parse(cells()[cell]).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    exec(compile(ast.Module(defined, []), cell, "exec"), names)
+    return names[name]
+
+
+@pytest.mark.parametrize(
+    ("lora", "words", "said"),
+    [
+        (90, 50, "LoRA"),
+        (50, 90, "bag of words"),
+        (45, 47, "too close to tell"),
+        (60, 60, "too close to tell"),
+        (62, 50, "too close to tell"),
+    ],
+)
+def test_a_winner_is_named_only_where_the_intervals_are_apart(lora, words, said):
+    """A learner who guessed a draw: two points of a hundred are no victory, in any run."""
+    scores = [
+        Score([("", "a", "a" if n < right else "b", "") for n in range(100)])
+        for right in (lora, words)
+    ]
+    assert function_of("rivals", "better")(*scores) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "fits", "times"), [(1217, math.inf, 2), (30, math.inf, 15), (9000, math.inf, 1)]
+)
+def test_rounds_follow_the_number_of_examples(count, fits, times):
+    """A learner whose file is short or long: about 300 steps, but all of it once, none 16 times."""
+    names = {"STEPS": 300, "BATCH": 8, "FITS": fits}
+    assert function_of("times", "times_through", **names)(range(count)) == times
+
+
+@pytest.mark.parametrize("count", [30, 150, 1217, 9000])
+def test_a_larger_model_on_a_cpu_gets_the_steps_that_fit(count):
+    """A learner with a real model on a laptop: no file makes the training longer than was timed."""
+    names = {"STEPS": 300, "BATCH": 8, "FITS": 40}
+    times = function_of("times", "times_through", **names)(range(count))
+    assert 0 < times * count / 8 <= 40 and times <= 15
 
 
 # -- the lesson on a learner's own file -----------------------------------------------------------
