@@ -9,7 +9,7 @@ only occur. The forms are English; the labels may be any. It knows neither model
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -79,7 +79,7 @@ _OPEN = set("?？؟:…~/\\|+-=%&<>^")  # an answer that ends like this goes on,
 _THOUGHT = re.compile(r"^.*</(think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 
 
-def parser(labels: Sequence[str]) -> Callable[[Any], str]:
+def parser(labels: Iterable[str]) -> Callable[[Any], str]:
     """`parse` for labels of any names: reply → the label it states, or `UNPARSED`.
 
     >>> parser(["bug", "bug report"])("Category: bug report.")

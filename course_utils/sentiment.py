@@ -70,7 +70,7 @@ def parse_label(reply: Any) -> str:
 def interval(right: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval for a share of `right` in `total` (E. B. Wilson, 1927).
 
-    Written out, since importing scipy.stats for it takes longer than any lesson's setup.
+    Written out, since importing scipy.stats for these five lines takes more than a second.
     """
     if total == 0:
         return 0.0, 1.0

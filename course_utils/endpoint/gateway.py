@@ -17,9 +17,9 @@ thread, in the same run (`benchmarks/class_endpoint.py`, two cores, other progra
 
 | | two `transformers serve` | this |
 | --- | --- | --- |
-| 20 learners x 48 reviews, 16 at once, of the rate in batches of 32 | 0.32 to 0.64 | 1.15 to 2.24 |
-| one learner one by one, of the rate in batches of 1 | 0.12 to 0.24 | 0.74 to 1.10 |
-| 200 x 16 at once, slowest 1 % against 3,200 reviews in batches | time-out of 60 s | 0.48 |
+| 20 learners x 48 reviews, 16 at once, of the rate in batches of 32 | 0.32 to 0.64 | 0.92 to 2.24 |
+| one learner one by one, of the rate in batches of 1 | 0.12 to 0.24 | 0.61 to 1.19 |
+| 200 x 16 at once, slowest 1 % against 3,200 reviews in batches | time-out of 60 s | 0.48 to 1.06 |
 
 `generate` batched here was no choice: a batch ends with its longest reply, and all wait for it.
 llama.cpp was not tried: it needs a compiler, and a second copy of each model in its own format.

@@ -43,6 +43,11 @@ REFUSALS: dict[int | None, tuple[str, str, str]] = {
         "Check your credit there, or wait a minute",
         "Wait a few seconds and run the cell again",
     ),
+    503: (
+        "{where} takes no more requests now",
+        "Wait a minute and run the cell again",
+        "Wait a few seconds and run the cell again",
+    ),
     None: ("{model} does not answer", "Wait a minute and run the cell again", AGAIN[:-1]),
 }
 _explained: list[Server] = []

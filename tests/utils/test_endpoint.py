@@ -353,6 +353,7 @@ def test_an_address_without_a_server_is_found_out_at_once(monkeypatch):
         (422, "refuses the request (422)"),
         (429, "takes no more requests now (429)"),
         (500, "does not answer (500)"),
+        (503, "takes no more requests now (503)"),
     ],
 )
 def test_every_refusal_has_a_next_step(status, says):
