@@ -22,7 +22,7 @@ CompleteBatch = Callable[[list[Messages]], list[str]]
 LABELS = ("Positive", "Negative", "Neutral")
 # What the article asks, and Pocket Llama was trained on; a general model chats back at it.
 SYSTEM = "You are a helpful assistant that analyzes sentiment."
-# What a general model answers with one word: of 30 wordings tried on SmolLM2 the one after which
+# What a general model answers with one word: of some 20 wordings tried on SmolLM2 one after which
 # every reply could be read (96 of 96; it said "Positive" to all of them: 0.32 right).
 GENERAL = "Classify the sentiment of this review as Positive, Negative or Neutral."
 
