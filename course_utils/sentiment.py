@@ -22,16 +22,16 @@ CompleteBatch = Callable[[list[Messages]], list[str]]
 LABELS = ("Positive", "Negative", "Neutral")
 # What the article asks, and Pocket Llama was trained on; a general model chats back at it.
 SYSTEM = "You are a helpful assistant that analyzes sentiment."
-# What a general model answers with one word: of 30 wordings tried on SmolLM2 the one after which
-# every reply could be read (200 of 200; it said "Positive" to all of them: 0.34 right).
+# What a general model answers with one word: of some 20 wordings tried on SmolLM2 one after which
+# every reply could be read (96 of 96; it said "Positive" to all of them: 0.32 right).
 GENERAL = "Classify the sentiment of this review as Positive, Negative or Neutral."
 
 
 def messages(review: str, system: str | None = SYSTEM) -> Messages:
     """The chat messages that ask for one review's sentiment.
 
-    With the system message left as it is, a model other than Pocket Llama gets none, and `GENERAL`
-    around the review.
+    With the system message left as it is, a model other than Pocket Llama is also asked what to do,
+    with `GENERAL` around the review.
 
     Raises:
         CourseError: the review is no text, like an empty cell of a table or raw bytes.
@@ -51,7 +51,7 @@ def messages(review: str, system: str | None = SYSTEM) -> Messages:
             'Read the file again with encoding="utf-8", errors="replace".',
         ) from None
     if system == SYSTEM and tier() != "pocket":
-        system, review = None, f"{GENERAL}\n\nReview: {review}\nSentiment:"
+        review = f"{GENERAL}\n\nReview: {review}\nSentiment:"
     asked = [{"role": "user", "content": review}]
     return [{"role": "system", "content": system}, *asked] if system else asked
 

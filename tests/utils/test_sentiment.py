@@ -297,8 +297,8 @@ def test_the_course_reviews_are_labelled_and_mixed():
 def test_a_general_model_is_asked_for_a_label(monkeypatch, model):
     """A learner with a real model gets labels to score, in place of 200 friendly conversations."""
     monkeypatch.setenv("COURSE_MODEL", model)
-    (asked,) = messages("The soup was cold.")
-    assert asked["role"] == "user"
+    system, asked = messages("The soup was cold.")
+    assert (system["content"], asked["role"]) == (sentiment.SYSTEM, "user")
     assert all(label in asked["content"] for label in LABELS)
     assert "The soup was cold." in asked["content"]
     own = messages("The soup was cold.", system="Answer in JSON.")
