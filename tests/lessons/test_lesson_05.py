@@ -353,9 +353,12 @@ def test_rounds_follow_the_number_of_examples(count, fits, times):
 @pytest.mark.parametrize("count", [30, 150, 1217, 9000])
 def test_a_larger_model_on_a_cpu_gets_the_steps_that_fit(count):
     """A learner with a real model on a laptop: no file makes the training longer than was timed."""
-    names = {"STEPS": 300, "BATCH": 8, "FITS": 40}
-    times = function_of("times", "times_through", **names)(range(count))
-    assert 0 < times * count / 8 <= 40 and times <= 15
+    names = {"STEPS": 300, "BATCH": 8, "FITS": 40, "SEED": 0, "hurry": True, "random": random}
+    rows = [f"example {n}" for n in range(count)]
+    read = function_of("times", "in_batches", **names)(rows)
+    times = function_of("times", "times_through", **names)(read)
+    assert len(read) == len(set(read)) and set(read) <= set(rows) and len(read) % 8 == 0
+    assert 0 < times * len(read) / 8 <= 1.5 * 40 and times <= 15
 
 
 # -- the lesson on a learner's own file -----------------------------------------------------------
