@@ -358,6 +358,7 @@ def test_a_larger_model_on_a_cpu_gets_the_steps_that_fit(count):
     read = function_of("times", "in_batches", **names)(rows)
     times = function_of("times", "times_through", **names)(read)
     assert len(read) == len(set(read)) and set(read) <= set(rows) and len(read) % 8 == 0
+    assert rows[0] in read  # the lesson shows what the trainer made of it
     assert 0 < times * len(read) / 8 <= 1.5 * 40 and times <= 15
 
 
