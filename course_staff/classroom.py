@@ -16,7 +16,7 @@ from typing import Any
 
 from course_utils.endpoint import Server, launch, probe
 from course_utils.endpoint.own import learners_own
-from course_utils.endpoint.server import check_limit, tiers_model
+from course_utils.endpoint.server import check_limit, check_port, tiers_model
 from course_utils.errors import CourseError
 
 EVERYWHERE = "0.0.0.0"
@@ -74,6 +74,7 @@ def start(
         check_key(each)
     if requests_per_minute:
         check_limit(requests_per_minute)
+    check_port(port)  # before anything is asked of a provider
     told: dict[str, Any] = {"host": EVERYWHERE, "port": port, "keys": keys}
     told |= {"requests_per_minute": requests_per_minute, "tokens_each": tokens_each}
     own = learners_own()

@@ -228,10 +228,13 @@ def forget_displayed(wanted: dict[int, tensors.Storage]) -> None:
     names = shell.user_ns
     shown = {f"_{n}": n for n in names.get("_oh", {})}
     for key in ("_", "__", "___", *shown):
-        if key in names and reached(names[key], wanted):
-            if key in shown:
-                del names[key]
-                names["_oh"].pop(shown[key], None)
-            else:
-                names[key] = ""
-                setattr(shell.displayhook, key, "")
+        # IPython remembers a result in three places: for the learner, as hidden, in its hook
+        if not any(reached(ns.get(key), wanted) for ns in (names, shell.user_ns_hidden)):
+            continue
+        if key in shown:
+            names.pop(key, None)
+            shell.user_ns_hidden.pop(key, None)
+            names["_oh"].pop(shown[key], None)
+        else:
+            shell.push({key: ""}, interactive=False)
+            setattr(shell.displayhook, key, "")

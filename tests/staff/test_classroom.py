@@ -18,6 +18,13 @@ from course_utils.errors import CourseError
 KEY = "beans-are-fresh-and-hand-picked"
 
 
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch):
+    """An instructor without an account, whatever tests before this one have set."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "COURSE_API_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def server():
     """The endpoint of an instructor without a key: Pocket Llama is behind it."""

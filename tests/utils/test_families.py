@@ -53,6 +53,8 @@ def kept(output):
             total += thing.numel() * thing.element_size() if thing.dim() else 0
         elif isinstance(thing, (list, tuple)):
             todo += thing
+        elif isinstance(thing, dict):
+            todo += thing.values()
         elif hasattr(thing, "__dict__"):
             todo += vars(thing).values()
     return total
