@@ -8,7 +8,8 @@ import pytest
 from pocket_training import corpus, dialogues, lexicon
 from pocket_training.batches import Encoder
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+# Reading the corpus and finding its near-twins takes half a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

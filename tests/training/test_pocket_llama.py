@@ -19,6 +19,9 @@ from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead
 from pocket_training.muon import Muon
 
+# The checkpoint changes with `make model` alone: judging it anew takes a minute or two.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer():
