@@ -268,9 +268,10 @@ print(client.chat.completions.create(
         first = run(call)
         assert first.strip() and "Error" not in first
 
-        message = client.execute("import time; time.sleep(600)")
-        # the interrupt must find the cell running
-        while client.get_iopub_msg(timeout=60)["msg_type"] != "execute_input":
+        message = client.execute("import time; print('waiting'); time.sleep(600)")
+        # The interrupt must find the learner's own code running: one that comes while the kernel
+        # still prepares the cell is swallowed, which "execute_input" does not rule out.
+        while client.get_iopub_msg(timeout=60)["content"].get("text", "").strip() != "waiting":
             pass
         manager.interrupt_kernel()
         assert client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] == message
