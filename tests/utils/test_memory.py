@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from course_staff.recording.build import load_arguments
 from course_utils.errors import CourseError
 from course_utils.memory import measured as memory
 from course_utils.memory import predict, tensors
-from course_utils.memory.rungs import LADDER, load_arguments
+from course_utils.memory.rungs import LADDER
 from course_utils.models import POCKET
 from course_utils.units import size
 
