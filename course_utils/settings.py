@@ -160,7 +160,7 @@ def _calm_threads() -> None:
         torch.set_num_threads(1)
         print(
             f"PyTorch was imported before settings.prepare(), and other programs use {busy:.0f} %"
-            " of the processor: it works with one thread. Restart and prepare first for all of them."
+            " of the processor: one thread is used. Restart and prepare first, and all are."
         )
 
 
