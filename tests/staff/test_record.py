@@ -127,6 +127,7 @@ def test_bad_requests_end_in_a_sentence(tiny, tmp_path, capsys):
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_model_too_large_is_skipped_not_fatal(tmp_path, monkeypatch, capsys):
     """Someone who records 70B in fp16 on a laptop: the run says it does not fit, and goes on."""
     monkeypatch.setattr("course_utils.machine.ram_bytes", lambda: (2**33, 2**32))

@@ -25,7 +25,14 @@ def written(folder, **values):
     return predict.config(folder)
 
 
-@pytest.fixture(params=FAMILIES)
+QUICK = ("llama", "gpt2", "gemma3_text")  # plain; transposed layers; windows
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FAMILIES
+    ]
+)
 def family(request):
     """One family's name after the other."""
     return request.param

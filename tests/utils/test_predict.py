@@ -64,7 +64,9 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("batch", "tokens"), [(1, 64), (2, 100)])
+@pytest.mark.parametrize(
+    ("batch", "tokens"), [pytest.param(1, 64, marks=pytest.mark.slow), (2, 100)]
+)
 def test_the_predicted_peak_is_the_real_one(name, batch, tokens):
     """A learner who reads the stacked bar: cache and activations are what a prefill takes."""
     config = LlamaConfig(**{"vocab_size": 3000, "num_hidden_layers": 3, **MODELS[name]})
