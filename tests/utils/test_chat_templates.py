@@ -125,8 +125,7 @@ def test_stepper_shows_each_step_and_each_refusal(tokenizer, monkeypatch):
     monkeypatch.setenv("COURSE_STATIC", "0")
     formats = {"Llama 2": None, "ChatML": chat_templates.load("chatml")}
     box = explorers.chat_stepper(tokenizer, CHAT, formats)
-    controls, result = box.children
-    family, count, opened = controls.children
+    family, count, opened, result = box.children
     count.value = 1
     assert "refuses" in result.value
     family.value = "ChatML"
