@@ -7,7 +7,6 @@ spare blocks, an autograd graph's saved tensors) is `memory`'s business.
 
 import contextlib
 import gc
-import json
 import sys
 import weakref
 from collections.abc import Iterator
@@ -155,13 +154,8 @@ def from_checkpoint(folder: str | Path, name: str) -> Any:
     from safetensors import safe_open
 
     folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    files = [path.name for path in sorted(folder.glob("*.safetensors"))]
-    if index.is_file():
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [where[name]] if name in where else []
-    for file in files:
-        with safe_open(folder / file, framework="pt") as weights:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
             if name in weights.keys():  # noqa: SIM118 - not a dict
                 tensor = weights.get_tensor(name)
                 if tensor.is_floating_point():

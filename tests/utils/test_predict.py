@@ -85,7 +85,7 @@ def test_the_predicted_peak_is_the_real_one(name, batch, tokens):
 
 def test_shapes_need_no_memory():
     """A learner on a laptop: asking about 70B allocates nothing."""
-    shapes._shapes.clear()
+    shapes.known.cache_clear()
     with memory.measure() as used:
         predict.weights(predict.config("llama-2-70b"), "nf4")
     assert used.kept == 0
@@ -174,7 +174,7 @@ def test_the_split_is_the_one_from_pretrained_makes():
     model = shapes.on_meta(config)
     quantizer.preprocess_model(model, device_map="auto")
     theirs = _get_device_map(model, "auto", {0: room, 1: room}, quantizer)
-    assert fit._places(config, rung("nf4"), room, 2) == theirs
+    assert fit._places(shapes.Key(config), rung("nf4"), room, 2) == theirs
 
 
 def test_a_model_too_large_is_refused_with_the_rung_that_fits():
