@@ -92,6 +92,7 @@ def test_training_peaks(tiny, tmp_path):
     assert kept["lora"] < plain["lora"] and kept["qlora"] < plain["qlora"]
 
 
+@pytest.mark.slow
 def test_streaming_never_holds_all_16_bit_weights():
     """Someone who records 70B on a card of 80 GB: only one layer at a time is in 16 bits."""
     from transformers import LlamaConfig

@@ -20,6 +20,7 @@ from course_utils.gptq import child
 from course_utils.gptq import gptqmodel as gptq
 from course_utils.gptq import layouts as gptq_layouts
 from course_utils.memory import predict
+from tests.utils.families import config
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,27 @@ def test_a_checkpoint_loads_with_plain_from_pretrained(tmp_path, texts, fp16, bi
     assert read["changed"] == []
     assert read["printed"] == ""
     assert not {"logs"} & set(read["files"])
+
+
+@needs_gptq
+@pytest.mark.slow
+@pytest.mark.parametrize("family", predict.GPTQ_TRIED)
+def test_every_family_said_to_be_tried_was(family, tmp_path, texts):
+    """A learner who reads what GPTQ makes of another family: a checkpoint of it takes that."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
+    tiny = config(family)
+    tiny.vocab_size = len(tokenizer)
+    tiny.bos_token_id, tiny.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    made = tmp_path / family
+    AutoModelForCausalLM.from_config(tiny, dtype=torch.float16).save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    folder = gptq.quantize(made, tmp_path / "quantized", texts[:16], group_size=64)
+    read = in_child(load_quietly, tmp_path, str(folder), texts[64:68])
+    wanted = predict.weights(predict.config(made), "gptq-4bit-64g").total
+    assert read["bytes"] == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.fixture(scope="module")
