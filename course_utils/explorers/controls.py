@@ -45,7 +45,8 @@ def panel(
         except CourseError as error:
             result.value = message(error)
 
-    buttons = [widgets.Button(description=name) for name in actions]
+    style = "primary" if len(actions) == 1 else ""
+    buttons = [widgets.Button(description=name, button_style=style) for name in actions]
     for button, action in zip(buttons, actions.values(), strict=True):
         button.on_click(lambda _, action=action: update(action))
     for control in controls.values():

@@ -23,8 +23,8 @@ from course_utils.units import GIB, size
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-# Families of which GPTQModel makes a checkpoint of the predicted bytes, to 1 in 1,000: a test makes
-# a tiny one of each.
+# Families of which GPTQModel makes a checkpoint of the predicted bytes, to 1 %: a test makes a tiny
+# one of each.
 GPTQ_TRIED = ("llama", "mistral", "qwen2", "qwen3")
 
 # A CUDA process holds memory that PyTorch's allocator does not count: the context and the kernels'

@@ -88,7 +88,7 @@ def test_every_family_said_to_be_tried_was(family, tmp_path, texts):
     folder = gptq.quantize(made, tmp_path / "quantized", texts[:16], group_size=64)
     read = in_child(load_quietly, tmp_path, str(folder), texts[64:68])
     wanted = predict.weights(predict.config(made), "gptq-4bit-64g").total
-    assert read["bytes"] == pytest.approx(wanted, rel=0.001)
+    assert read["bytes"] == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.fixture(scope="module")
