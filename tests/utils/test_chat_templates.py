@@ -214,7 +214,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_template_that_does_not_end_is_stopped(name, monkeypatch):
     """A learner who reads a stranger's template: a message, and the machine goes on."""
-    monkeypatch.setattr(chat_templates, "SECONDS", 4)
+    monkeypatch.setattr(chat_templates, "SECONDS", 2)
     with pytest.raises(CourseError, match="come to an end"):
         chat_templates.own(Brings(HOSTILE[name]))
 

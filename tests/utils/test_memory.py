@@ -240,7 +240,14 @@ def test_an_error_that_nobody_keeps_does_not_hold_a_model():
         del sys.modules["a_library"]
 
 
-@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "to_sparse",
+        pytest.param("to_sparse_csr", marks=pytest.mark.slow),
+        pytest.param("to_sparse_csc", marks=pytest.mark.slow),
+    ],
+)
 def test_sparse_tensors_are_counted(layout):
     """A learner with a sparse matrix: its indices and values count, and nothing crashes."""
     dense = torch.eye(100)

@@ -260,6 +260,7 @@ def test_no_network(tmp_path):
     assert not list(tmp_path.rglob("*name*"))
 
 
+@pytest.mark.slow
 def test_no_network_but_downloaded_before(tmp_path):
     """A learner who has the model goes on without network, and without asking for it."""
     with serve({"owner/name": pocket_files()}) as hub:
@@ -271,6 +272,7 @@ def test_no_network_but_downloaded_before(tmp_path):
     assert not list(tmp_path.rglob("*.incomplete"))
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_downloaded(tmp_path):
     """A learner does not fetch the same weights twice because a repository holds them twice."""
     extra = {"pytorch_model.bin": b"x", "consolidated.safetensors": b"x", "onnx/model.onnx": b"x"}
@@ -283,6 +285,7 @@ def test_only_what_is_needed_is_downloaded(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_an_unknown_model(tmp_path):
     """A learner who misspells a hub id reads so; without a token it might be private."""
     with serve({}) as hub:
@@ -306,6 +309,7 @@ def test_a_gated_model(tmp_path):
     assert "accept a licence first" in not_granted
 
 
+@pytest.mark.slow
 def test_a_wrong_token(tmp_path):
     """A learner with an old token is not told that the model does not exist."""
     with serve({"owner/name": pocket_files()}) as hub:
@@ -323,6 +327,7 @@ def test_the_hub_is_down(tmp_path):
     assert f"Asked was {hub.partition('//')[2]}, as HF_ENDPOINT says" in said
 
 
+@pytest.mark.slow
 def test_a_model_too_big_for_the_disk(tmp_path):
     """A learner learns before the download that the disk is too small."""
     with serve({"owner/name": pocket_files()}, claim={"model.safetensors": 10**16}) as hub:
@@ -332,6 +337,7 @@ def test_a_model_too_big_for_the_disk(tmp_path):
     assert not list(tmp_path.rglob("*name*"))
 
 
+@pytest.mark.slow
 def test_the_disk_runs_full_while_downloading(tmp_path):
     """A learner whose disk fills up on the way keeps a usable kernel and no half file."""
     small = tmp_path / "small disk"
