@@ -173,7 +173,7 @@ def _fault(folder: Path) -> tuple[str, str] | None:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         return _damaged(folder / "config.json", "It does not say what the model is (model_type).")
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
-    if isinstance(dtype, str) and not re.fullmatch(r"(torch\.)?(auto|b?float\d+\w*)", dtype):
+    if isinstance(dtype, str) and not re.fullmatch(r"(torch\.)?(auto|half|b?float\w*)", dtype):
         return _damaged(folder / "config.json", f"Weights cannot be of dtype {dtype!r}.")
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
     if not weights:
@@ -185,7 +185,7 @@ def _fault(folder: Path) -> tuple[str, str] | None:
         return f"{where} lacks {min(missing)}.", "The index lists it."
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         return f"{where} holds no tokenizer.", "There is no tokenizer.json."
-    packed = "quantization_config" in config or "quantize_config.json" in said
+    packed = bool(config.get("quantization_config")) or "quantize_config.json" in said
     for path in (path for path in weights if path.suffix == ".safetensors"):
         if why := _odd_weights(path, {t for t in placed if placed[t] == path.name}, packed):
             return _damaged(path, why)

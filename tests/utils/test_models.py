@@ -195,7 +195,7 @@ def test_an_index_that_is_none(folder, content):
     assert "model.safetensors.index.json in my model is damaged" in error.what
 
 
-@pytest.mark.parametrize("said", [[], {}, {"model_type": 5}, {"dtype": "half"}, {"dtype": "int7"}])
+@pytest.mark.parametrize("said", [[], {}, {"model_type": 5}, {"dtype": "fp16"}, {"dtype": "int7"}])
 def test_a_config_that_does_not_say_what_it_is_of(folder, said):
     """A learner with a config of another program reads what is missing, not a KeyError."""
     config = json.loads((folder / "config.json").read_text())
