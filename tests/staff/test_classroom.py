@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from course_staff import classroom
 from course_staff.__main__ import main
+from course_staff.classroom import serving as classroom
 from course_utils import endpoint, settings
 from course_utils.errors import CourseError
 
