@@ -69,7 +69,7 @@ class ClassGateway(gateway.Gateway):
         super().__init__(gateway.behind(config), "")
         limit, each = config.get("requests_per_minute", 0), config.get("tokens_each", 0)
         self.lending = Lending(config["keys"], limit, each)
-        self.most, self.upstream = config.get("most_tokens", 0), config.get("upstream")
+        self.most, self.upstream = config.get("most_tokens", 0), config.get("upstream") or ""
         most = connections.raise_file_limit() - connections.SPARE - MOST_CONNECTIONS
         self.http = connections.guarded_protocol(max(32, most))
 
@@ -139,9 +139,8 @@ async def counted(pieces: AsyncIterator[Any], spent: Callable[[int], None]) -> A
     try:
         async for piece in pieces:
             yield piece
-            *lines, rest = (rest + (piece.encode() if isinstance(piece, str) else piece)).split(
-                b"\n"
-            )
+            rest += piece.encode() if isinstance(piece, str) else piece
+            *lines, rest = rest.split(b"\n")
             for line in lines:
                 if line.startswith(b"data: {"):
                     used = counted_tokens(line[6:]) or used + 1

@@ -8,9 +8,15 @@ from typing import Any
 
 from course_utils.endpoint.refusals import Json, wrong
 
-# between a value's parts: a model left free could fill its whole reply with line breaks
-SPACES = r"[ \t\r\n]{0,20}"
 NAME = "response_format"
+# JSON as Python writes it: a model that may choose the spaces fills its reply with them
+STRICTLY = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    "whitespace_pattern": None,
+    "lenient": False,
+}
 
 
 class Bounds:
@@ -33,7 +39,7 @@ class Bounds:
         try:
             if self.made is None:
                 self.made = from_tokenizer(self.tokenizer, self.size, sorted(self.ends))
-            strictly: Any = {"whitespace_pattern": SPACES, "lenient": False}
+            strictly: Any = STRICTLY
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=strictly)
         except (ValueError, RecursionError) as error:
             raise refused(error) from None

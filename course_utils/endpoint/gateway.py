@@ -92,9 +92,8 @@ class Gateway:
         if body is None:
             raise Refusal(400, "invalid_json", "The body of the request is not a JSON object.")
         if body.get("model", self.back.model) != self.back.model:
-            message = (
-                f"The model {body['model']!a:.100} does not exist or you have no access to it."
-            )
+            shown = f"{body['model']!a:.100}"
+            message = f"The model {shown} does not exist or you have no access to it."
             raise Refusal(404, "model_not_found", message, "model")
         return await self.complete(body, request)
 

@@ -91,8 +91,8 @@ class Reply:
         import torch
 
         logits = logits.clone()
-        for token, gain in (self.wish.logit_bias or {}).items():
-            logits[int(token)] += gain
+        for name, gain in (self.wish.logit_bias or {}).items():
+            logits[int(name)] += gain
         if self.tokens and any(self.penalties):
             said = Counter(self.tokens)
             times = torch.tensor(list(said.values()), dtype=torch.float32)

@@ -6,14 +6,17 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 from openai import OpenAI
 
 from course_utils import data, models
 from course_utils.endpoint import gateway
 from course_utils.endpoint import server as endpoint
+from course_utils.endpoint.bounds import Bounds
 from course_utils.endpoint.bucket import Bucket
 from course_utils.endpoint.local import Local
 from course_utils.endpoint.prompts import Prompts
@@ -202,6 +205,11 @@ def wish(**body):
         {"stream_options": {"include_usage": True}},
         {"response_format": "json"},
         {"response_format": {"type": "json_schema", "json_schema": {}}},
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "json_object", "json_schema": {"name": "a", "schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        {"response_format": {"type": "grammar"}},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"tool_choice": "required"},
         {"functions": [{}]},
@@ -239,6 +247,8 @@ def test_a_name_that_no_answer_can_carry_is_shown_escaped():
     [
         {"user": "ada", "safety_identifier": "x", "metadata": {"a": "b"}, "store": False},
         {"tools": None, "tool_choice": "none", "service_tier": "auto", "modalities": ["text"]},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
         {"response_format": {"type": "text"}, "logprobs": None, "n": None, "stop": None},
         {"seed": -1, "logit_bias": {}, "frequency_penalty": -2.0, "presence_penalty": 2},
         {"stream": True, "stream_options": {"include_usage": True}},
@@ -258,6 +268,56 @@ def test_what_is_left_out_is_the_models_own_setting():
     assert wish().temperature == 0
     found = wished({"temperature": 1}, room=50, usual=own, vocabulary=100)
     assert (found.temperature, found.top_p, found.top_k) == (1, 1, 0)
+
+
+@cache
+def bounds():
+    """The schemas that Pocket Llama's replies can be held to."""
+    return Bounds(prompts().tokenizer, 4000, {2})
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "strnig"}, "strnig"),
+        ({"enum": []}, "empty"),
+        ({"not": {}}, "not"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"if": {}, "then": {}}, "if"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength"),
+        ({"type": "array", "minItems": 3, "maxItems": 1}, "minItems"),
+        ({"type": "string", "pattern": "^a$", "minLength": 3}, "atisf"),
+        ({"type": "string", "pattern": "a(b"}, "unclosed"),
+        ({"type": "string", "format": "colour"}, "colour"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "incompatible"),
+        ({"type": "object", "additionalProperties": False, "required": ["q"]}, "'q'"),
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "'a'"),
+        ({"properties": 7}, "properties"),
+        ({"$ref": "#/$defs/nowhere"}, "nowhere"),
+        ({"$ref": "https://example.org/schema.json"}, "example.org"),
+        ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "schema"),
+        ({"x-guidance": {"lenient": True}, "not": {}}, "not"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_no_reply_fits_is_refused_in_words(schema, says):
+    """A learner with a typing error in a schema, or a keyword that cannot be kept to."""
+    with pytest.raises(Refusal) as caught:
+        bounds().matcher(schema)
+    told = str(caught.value)
+    assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert says in told and "\n" not in told and len(told) < 400
+    json.dumps(caught.value.body(), ensure_ascii=False).encode()
+
+
+def test_a_schema_as_deep_as_a_well_is_refused():
+    """A class whose server must survive what one learner's program sends by mistake."""
+    schema: dict = {}
+    for _ in range(400):
+        schema = {"type": "array", "items": schema, "minItems": 1}
+    with pytest.raises(Refusal, match="response_format"):
+        bounds().matcher(schema)
 
 
 def test_a_model_that_still_loads_asks_for_patience():
@@ -507,6 +567,88 @@ def test_json_that_is_demanded_is_json(client, server, temperature):
             assert isinstance(json.loads(choice.message.content), dict)
         else:  # cut off by its limit: so far it is the beginning of one
             assert choice.message.content.lstrip().startswith("{")
+
+
+REVIEW_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "sentiment": {"enum": ["Positive", "Negative", "Neutral"]},
+        "stars": {"type": "integer", "minimum": 1, "maximum": 5},
+        "ünï": {"type": ["string", "null"], "maxLength": 12},
+    },
+    "required": ["sentiment", "stars", "ünï"],
+    "additionalProperties": False,
+}
+
+
+def by_schema(schema, name="review"):
+    """The parameter that asks for a schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_a_reply_by_schema_has_its_fields(client, server, temperature):
+    """A learner whose program reads fields: at any temperature, streamed, several at once."""
+    wanted = {"response_format": by_schema(REVIEW_SCHEMA), "temperature": temperature, "seed": 3}
+    for text in ("Great food.", "Le café était froid ☕", ""):
+        done = ask(client, server, text, n=3, max_completion_tokens=120, **wanted)
+        stream = ask(client, server, text, stream=True, max_completion_tokens=120, **wanted)
+        streamed = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+        for said in [*(choice.message.content for choice in done.choices), streamed]:
+            found = json.loads(said)
+            assert list(found) == ["sentiment", "stars", "ünï"]
+            assert found["sentiment"] in REVIEW_SCHEMA["properties"]["sentiment"]["enum"]
+            assert type(found["stars"]) is int and 1 <= found["stars"] <= 5
+        assert streamed == done.choices[0].message.content
+        assert {choice.finish_reason for choice in done.choices} == {"stop"}
+
+
+@pytest.mark.slow
+def test_a_pydantic_model_comes_back_as_one(client, server):
+    """A learner who follows OpenAI's guide: `parse` with a class for `response_format`."""
+
+    class Review(pydantic.BaseModel):
+        sentiment: Literal["Positive", "Negative", "Neutral"]
+        certain: bool
+        words: list[str] = pydantic.Field(max_length=2)
+
+    done = client.chat.completions.parse(
+        model=server.model,
+        messages=messages("The soup was cold."),
+        response_format=Review,
+        temperature=0,
+        max_completion_tokens=120,
+    )
+    assert isinstance(done.choices[0].message.parsed, Review)
+
+
+@pytest.mark.slow
+def test_what_a_schema_costs_nobody_else_pays(client, server):
+    """A class: a schema in the batch, or one that is refused, changes no other reply."""
+    alone = ask(client, server).choices[0].message.content
+    with ThreadPoolExecutor(8) as pool:
+        bound = [
+            pool.submit(ask, client, server, response_format=by_schema(one), max_tokens=60)
+            for one in [REVIEW_SCHEMA, {"not": {}}] * 4
+        ]
+        free = [pool.submit(ask, client, server) for _ in range(8)]
+        assert {one.result().choices[0].message.content for one in free} == {alone}
+    errors = [one.exception() for one in bound]
+    assert [type(error) for error in errors] == [type(None), openai.BadRequestError] * 4
+    assert errors[1].param == "response_format" and errors[1].type == "invalid_request_error"
+
+
+@pytest.mark.slow
+def test_log_probabilities_of_a_bound_reply_are_the_models_own(client, server):
+    """A learner who asks how sure the model was of a label that it was made to give."""
+    bound = {"enum": ["Positive", "Negative"]}
+    choice = ask(
+        client, server, response_format=by_schema(bound), logprobs=True, top_logprobs=2
+    ).choices[0]
+    assert json.loads(choice.message.content) in bound["enum"]
+    assert "".join(one.token for one in choice.logprobs.content) == choice.message.content
+    assert all(len(one.top_logprobs) == 2 for one in choice.logprobs.content)
 
 
 @pytest.mark.slow
