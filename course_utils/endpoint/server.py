@@ -87,21 +87,35 @@ def tiers_model() -> tuple[Path, str, str]:
     return models.POCKET, models.POCKET.name, "pocket tier, Pocket Llama"
 
 
-def serve(folder: str | Path, port: int = 0) -> Server:
-    """A server here for the model in `folder`: one that you trained or downloaded.
+def serve(model: str | Path, port: int = 0) -> Server:
+    """A server here for a model of your own choice: one that you trained or downloaded.
 
     Stop it when done, or use it as a context manager.
 
     Args:
-        folder: a whole Hugging Face checkpoint; its name is the model's name in requests.
+        model: a folder with a whole Hugging Face checkpoint, or a name as in `COURSE_MODEL`:
+            `smollm2`, a hub id. Its last part is the model's name in requests.
         port: where the server listens; 0 takes any free port.
 
     Raises:
-        CourseError: the folder holds no whole model, or the server did not start.
+        CourseError: there is no such model, it is not whole, or the server did not start.
     """
-    folder = Path(folder).resolve()
-    models.check_folder(folder)
-    return launch({"folder": str(folder), "port": port}, folder.name, f"{folder.name} {HERE}")
+    check_port(port)
+    folder, name = whole(model)
+    return launch({"folder": str(folder), "port": port}, name, f"{name} {HERE}")
+
+
+def whole(model: str | Path) -> tuple[Path, str]:
+    """The folder that holds a model, checked, and its name in requests.
+
+    Raises:
+        CourseError: as `serve`.
+    """
+    folder = Path(model).expanduser().resolve()
+    if isinstance(model, Path) or folder.exists():
+        models.check_folder(folder)
+        return folder, folder.name
+    return Path(models.model_path(model)).resolve(), Path(model).name
 
 
 def limited(server: Server, requests_per_minute: float) -> Server:
