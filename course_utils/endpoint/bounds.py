@@ -22,9 +22,9 @@ STRICTLY = {
 class Bounds:
     """The schemas that one model's replies can be held to."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int, ends: set[int]) -> None:
-        """Prepare; `vocabulary` counts the model's logits, `ends` are the ids that end a reply."""
-        self.tokenizer, self.size, self.ends = tokenizer, max(vocabulary, len(tokenizer)), ends
+    def __init__(self, tokenizer: Any, vocabulary: int) -> None:
+        """Prepare; `vocabulary` counts the model's logits."""
+        self.tokenizer, self.size = tokenizer, max(vocabulary, len(tokenizer))
         self.made: Any = None
 
     def matcher(self, schema: Json) -> Any:
@@ -38,10 +38,10 @@ class Bounds:
 
         try:
             if self.made is None:
-                self.made = from_tokenizer(self.tokenizer, self.size, sorted(self.ends))
+                self.made = from_tokenizer(self.tokenizer, self.size)
             strictly: Any = STRICTLY
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=strictly)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise refused(error) from None
         matcher = LLMatcher(self.made, grammar, log_level=0)
         allowed(matcher.deep_copy(), self.size)

@@ -63,7 +63,7 @@ class Local:
         ends = self.usual.get("eos_token_id")
         ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
         self.words = Words(tokenizer, ends)
-        self.bounds = Bounds(tokenizer, self.vocabulary, ends)
+        self.bounds = Bounds(tokenizer, self.vocabulary)
         self.engine = Engine(model)
         self.engine.start()
 

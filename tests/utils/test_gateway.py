@@ -274,7 +274,7 @@ def test_what_is_left_out_is_the_models_own_setting():
 @cache
 def bounds():
     """The schemas that Pocket Llama's replies can be held to."""
-    return Bounds(prompts().tokenizer, 4000, {2})
+    return Bounds(prompts().tokenizer, 4000)
 
 
 @pytest.mark.parametrize(
