@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from course_staff.classroom import connections
+from course_staff.classroom.account import Account
 from course_staff.classroom.lending import Lending
 from course_utils.endpoint import gateway
 from course_utils.endpoint.bucket import Bucket
@@ -66,7 +67,7 @@ class ClassGateway(gateway.Gateway):
 
     def __init__(self, config: Json) -> None:
         """Prepare, without loading anything."""
-        super().__init__(gateway.behind(config), "")
+        super().__init__(gateway.behind(config, Account), "")
         limit, each = config.get("requests_per_minute", 0), config.get("tokens_each", 0)
         self.lending = Lending(config["keys"], limit, each)
         self.most, self.upstream = config.get("most_tokens", 0), config.get("upstream") or ""
@@ -79,6 +80,11 @@ class ClassGateway(gateway.Gateway):
         learner = await self.lending.learner(gateway.key_in(request), address)
         request.state.learner = learner
         return learner.bucket
+
+    async def described(self) -> Json:
+        """The model that answers, as its own API shows it where it does."""
+        found = await self.back.described() if isinstance(self.back, Account) else None
+        return found or await super().described()
 
     async def complete(self, body: Json, request: Any) -> Any:
         """The response to a chat request; the learner's share is looked at before and after."""

@@ -40,7 +40,7 @@ class Gateway:
     """The HTTP side: whose key, which request, passing it on. An ASGI application.
 
     Attributes:
-        back: what answers; it has `model`, `models()` and `complete(body)`.
+        back: what answers; it has `model` and `complete(body)`.
         http: the protocol that uvicorn speaks.
     """
 
@@ -86,7 +86,7 @@ class Gateway:
             headers["x-ratelimit-remaining-requests"] = "0"
             headers["x-ratelimit-remaining-requests"] = str(bucket.take())
         if allowed == "GET":
-            model = await self.back.models()
+            model = await self.described()
             return as_response(model if one_model else {"object": "list", "data": [model]})
         body = as_object(await read_body(request))
         if body is None:
@@ -96,6 +96,11 @@ class Gateway:
             message = f"The model {shown} does not exist or you have no access to it."
             raise Refusal(404, "model_not_found", message, "model")
         return await self.complete(body, request)
+
+    async def described(self) -> Json:
+        """The model that answers, as OpenAI's API shows one."""
+        owner = "open-llms-hands-on"
+        return {"id": self.back.model, "object": "model", "created": 0, "owned_by": owner}
 
     async def admit(self, request: Any) -> Bucket | None:
         """The limit of whoever holds the request's key.
@@ -252,11 +257,11 @@ async def serve(gateway: Gateway, listening: socket.socket) -> None:
     await serving
 
 
-def behind(config: Json) -> Local | Upstream:
+def behind(config: Json, api: type[Upstream] = Upstream) -> Local | Upstream:
     """What stands behind the gateway: the model in `folder`, or the API at `upstream`."""
     if folder := config.get("folder"):
         return Local(Path(folder), config["model"])
-    return Upstream(config["upstream"], config["upstream_key"], config["model"])
+    return api(config["upstream"], config["upstream_key"], config["model"])
 
 
 def own(config: Json) -> Gateway:

@@ -67,11 +67,6 @@ class Local:
         self.engine = Engine(model)
         self.engine.start()
 
-    async def models(self) -> Json:
-        """The model as `GET /v1/models/NAME` shows it."""
-        owner = "open-llms-hands-on"
-        return {"id": self.model, "object": "model", "created": 0, "owned_by": owner}
-
     async def complete(self, body: Json) -> Any:
         """The response to a chat request.
 

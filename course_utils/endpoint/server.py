@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +174,9 @@ def launch(told: dict[str, Any], model: str, said_by: str, program: str = GATEWA
         program: the module that is started.
 
     Raises:
-        CourseError: a package is missing, the port is taken or none, the model cannot be loaded.
+        CourseError: the port is taken or none, the model cannot be loaded, a package is missing.
     """
     check_port(told.get("port", 0))
-    missing = [name for name in ("starlette", "uvicorn") if not find_spec(name)]
-    if missing:
-        raise CourseError(
-            "The local server cannot start.",
-            f"Missing: {', '.join(missing)}.",
-            'Install it with: pip install "transformers[serving]"',
-        )
     told = {"key": secrets.token_urlsafe(24), **told, "model": model}  # 192 bits
     process = begin(program)
     server = Server("", told["key"], model, said_by, "folder" in told, process)

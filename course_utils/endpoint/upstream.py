@@ -1,17 +1,17 @@
-"""Another OpenAI-compatible API behind the gateway, by its address: one model of it, and no more.
+"""Another OpenAI-compatible API behind the gateway, by its address: one model of it.
 
-Headers pass from a short list both ways; no cookies, no redirects. It knows nothing of keys that
-learners hold.
+What it answers, errors included, is passed on as it is. It knows nothing of keys that learners
+hold.
 """
 
 import json
 from collections.abc import AsyncIterator
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
-from course_utils.endpoint.refusals import Json, Refusal, as_object
+from course_utils.endpoint.refusals import Json, Refusal
 
+# of an answer's headers; none else passes
 BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
 MOST_CONNECTIONS = 100
 
@@ -32,30 +32,19 @@ class Upstream:
         """Prepare; the first request connects."""
         self.address, self.model = address.rstrip("/"), model
         httpx = http_library()
-        headers = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}
         self.client = httpx.AsyncClient(
-            headers=headers,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={"authorization": f"Bearer {key}", "accept-encoding": "identity"},
             # the caller decides how long to wait; no proxy on the way to this machine's own ports
             timeout=httpx.Timeout(None, connect=10),
             trust_env=urlsplit(self.address).hostname not in ("127.0.0.1", "localhost"),
             limits=httpx.Limits(max_connections=MOST_CONNECTIONS),
         )
 
-    async def models(self) -> Json:
-        """The chosen model as the API shows it."""
-        told = await self.send("GET", "models")
-        listed = (as_object(await told.aread()) or {}).get("data")
-        for one in listed if isinstance(listed, list) else []:
-            if isinstance(one, dict) and one.get("id") == self.model:
-                return one
-        return {"id": self.model, "object": "model", "created": 0, "owned_by": "upstream"}
-
     async def complete(self, body: Json) -> Any:
         """The response to a chat request.
 
         Raises:
-            Refusal: as `send`.
+            Refusal: the API does not answer.
         """
         from starlette.responses import Response, StreamingResponse
 
@@ -69,16 +58,13 @@ class Upstream:
         """Ask the API; its answer, whose body is still to be read.
 
         Raises:
-            Refusal: it refuses, does not answer, or answers something else.
+            Refusal: it does not answer.
         """
         sent = self.client.build_request(method, f"{self.address}/{path}", json=body)
         try:
-            answer = await self.client.send(sent, stream=True)
+            return await self.client.send(sent, stream=True)
         except http_library().HTTPError as error:
             raise broken(error) from None
-        if answer.status_code >= 300:
-            raise await translated(answer)
-        return answer
 
 
 async def passed_on(answer: Any) -> AsyncIterator[bytes]:
@@ -96,21 +82,3 @@ def broken(error: Exception) -> Refusal:
     """No answer, or one that broke off."""
     message = f"The model server did not answer, or broke off: {type(error).__name__}"
     return Refusal(502, "bad_gateway", message)
-
-
-async def translated(answer: Any) -> Refusal:
-    """An error of the API as a refusal, without what is the account's own business."""
-    status, content = answer.status_code, await answer.aread()
-    if status < 400:
-        message = "The model server answers with a redirect. Its address must be the final one."
-        return Refusal(502, "bad_gateway", message)
-    if status in (401, 403):
-        message = "The server behind this one refuses its key. Tell whoever started it."
-        return Refusal(502, "bad_gateway", message)
-    said = as_object(content) or {}
-    told = said.get("error")
-    told = told if isinstance(told, dict) else {"message": told or said.get("detail")}
-    message = str(told.get("message") or content.decode("utf-8", "replace")[:200] or "no reason")
-    headers = {k.replace("-", "_"): answer.headers[k] for k in BACK[1:] if k in answer.headers}
-    code, param = (told.get(name) for name in ("code", "param"))
-    return Refusal(status, str(code or "upstream"), message, param and str(param), **headers)
