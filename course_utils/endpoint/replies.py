@@ -6,6 +6,7 @@ of the others, so that a reply cannot depend on them.
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from course_utils.endpoint.bounds import allowed
@@ -141,10 +142,9 @@ class Reply:
         found = [at for stop in self.wish.stop if (at := self.text.find(stop)) >= 0]
         if found:
             self.text, self.finish = self.text[: min(found)], "stop"
-            while self.logprobs and sum(len(x["token"]) for x in self.logprobs[:-1]) >= len(
-                self.text
-            ):
-                self.logprobs.pop()
+            ends = accumulate(len(one["token"]) for one in self.logprobs)
+            whole = sum(end < len(self.text) for end in ends)
+            del self.logprobs[whole + 1 if self.text else 0 :]
 
     def new_text(self) -> str:
         """What became certain since the last call: no half character, no stop text's beginning."""
