@@ -70,8 +70,7 @@ def guarded_protocol(most: int) -> Any:
         def look(self) -> None:
             """Close the connection where it has been silent for too long; look again later."""
             allowed = FIRST_SECONDS if self.cycle is None else IDLE_SECONDS
-            if self.refused:  # turned away, and not even asking
-                allowed = REUSABLE
+            allowed = REUSABLE if self.refused else allowed  # turned away, and not even asking
             if idle(self) and self.loop.time() - self.since >= allowed:
                 self.transport.close()
             elif not self.transport.is_closing():
