@@ -20,6 +20,7 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+from course_staff.classroom import serving
 from course_utils import data, endpoint, settings
 from course_utils.sentiment import messages
 
@@ -113,7 +114,7 @@ def main() -> None:
     settings.prepare()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    server = endpoint.start()
+    server = serving.start(port=0, tokens_each=0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with server:
         for _ in range(2):

@@ -13,7 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from course_staff import classroom, publish, real
+from course_staff import publish, real
+from course_staff.classroom import serving
 from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
@@ -92,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=lambda args: recording.main(args.rest))
 
     one = commands.add_parser("serve", help="one endpoint for a whole class")
-    classroom.add_arguments(one)
-    one.set_defaults(run=classroom.run)
+    serving.add_arguments(one)
+    one.set_defaults(run=serving.run)
 
     one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
     one.add_argument("url", help="like https://github.com/owner/name")

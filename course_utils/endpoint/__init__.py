@@ -2,6 +2,6 @@
 
 from course_utils.endpoint.handle import Server
 from course_utils.endpoint.own import probe
-from course_utils.endpoint.server import launch, limited, serve, start, stop
+from course_utils.endpoint.server import limited, serve, start, stop
 
-__all__ = ["Server", "launch", "limited", "probe", "serve", "start", "stop"]
+__all__ = ["Server", "limited", "probe", "serve", "start", "stop"]

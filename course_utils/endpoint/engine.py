@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from typing import Any
 
+from course_utils.endpoint.refusals import Refusal
 from course_utils.endpoint.replies import Reply
 
 MOST_ROWS = 64
@@ -188,7 +189,11 @@ def grown(rows: list[Reply], logits: Any) -> list[int]:
     for i, reply in enumerate(rows):
         if reply.cancelled:
             continue
-        reply.add(best[i] if reply.plain else reply.pick(logits[i]), logits[i])
+        try:
+            reply.add(best[i] if reply.plain else reply.pick(logits[i]), logits[i])
+        except Refusal as refusal:  # of this one; the others go on
+            reply.tell(reply, refusal)
+            continue
         if reply.finish or reply.wish.stream:
             reply.tell(reply, None)
         if not reply.finish:

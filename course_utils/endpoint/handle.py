@@ -6,15 +6,13 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
 
 from course_utils.errors import CourseError
 
 # what the gateway tells whoever started it, a line each
 SAYS = "gateway: "
-LISTENING, LOADING, READY, USAGE = "listening on port ", "loading the model", "ready", "usage "
-PORT_TAKEN = "the port is taken"
+LISTENING, READY, PORT_TAKEN = "listening on port ", "ready", "the port is taken"
 AGAIN = "Run the cell with endpoint.start() again, then the cell that makes the client."
 KILLED = (-9, 137)  # exit codes of a process that the system ended, by POSIX and by a shell
 
@@ -31,7 +29,6 @@ class Server:
         local: whether the model runs on this machine, started here.
         process: the gateway, where it was started here.
         log: the last lines that it wrote.
-        usage: after its end, what each learner used.
     """
 
     base_url: str = field(repr=False)  # it may hold a password
@@ -41,7 +38,6 @@ class Server:
     local: bool = False
     process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
     log: "deque[str]" = field(default_factory=lambda: deque(maxlen=40), repr=False)
-    usage: list[dict[str, Any]] = field(default_factory=list, repr=False)
     reader: threading.Thread | None = field(default=None, repr=False)
     stopped: bool = field(default=False, repr=False)
 

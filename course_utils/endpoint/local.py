@@ -11,22 +11,22 @@ import json
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from course_utils import machine, models
+from course_utils.endpoint.bounds import Bounds
 from course_utils.endpoint.engine import Engine
 from course_utils.endpoint.prompts import Prompts
-from course_utils.endpoint.refusals import ClientGone, Json, Refusal, busy
+from course_utils.endpoint.refusals import Json, Refusal, as_response, busy
 from course_utils.endpoint.replies import Reply, Words
-from course_utils.endpoint.wishes import Wish, asked
+from course_utils.endpoint.wishes import Wish, wished
 
 SMALL_BYTES = 64 * 2**20  # of weights: so small a model is fastest on one thread
 LARGE_BYTES = 2**30  # from here on a GPU is worth taking from the lesson
 MOST_WAITING = 8192
 AT_ONCE = 2000  # characters of messages up to which counting tokens takes no noticeable time
-Spent = Callable[[int], None]
 
 
 class Local:
@@ -63,20 +63,18 @@ class Local:
         ends = self.usual.get("eos_token_id")
         ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
         self.words = Words(tokenizer, ends)
+        self.bounds = Bounds(tokenizer, self.vocabulary)
         self.engine = Engine(model)
         self.engine.start()
 
-    async def models(self) -> Json:
-        """The model as `GET /v1/models/NAME` shows it."""
-        owner = "open-llms-hands-on"
-        return {"id": self.model, "object": "model", "created": 0, "owned_by": owner}
-
-    async def wish(self, body: Json) -> tuple[list[int], Wish]:
-        """A request as a prompt's token ids and a wish.
+    async def complete(self, body: Json) -> Any:
+        """The response to a chat request.
 
         Raises:
             Refusal: it cannot be done, or not yet.
         """
+        from starlette.responses import StreamingResponse
+
         if self.engine is None:
             raise busy("The model is still loading.")
         if len(self.engine.waiting) > MOST_WAITING:
@@ -86,39 +84,29 @@ class Local:
             ids = await asyncio.to_thread(self.prompts.ids, chat)
         else:
             ids = self.prompts.ids(chat)
-        room = self.prompts.context - len(ids)
-        return ids, asked(body, room, self.usual, self.vocabulary)
-
-    async def complete(self, body: Json, learner: Any, gone: Callable[[], Any]) -> Any:
-        """The response to a chat request.
-
-        Args:
-            body: the request.
-            learner: whose it is; told how many tokens it took.
-            gone: waits until the client has gone away.
-        """
-        from starlette.responses import Response, StreamingResponse
-
-        ids, wish = await self.wish(body)
-        most = len(ids) + wish.n * wish.most
-        learner.hold(most)
-        job = Job(self, ids, wish, lambda used: learner.settle(most, used))
+        wish = wished(body, self.prompts.context - len(ids), self.usual, self.vocabulary)
+        bound = wish.schema_asked
+        matcher = await asyncio.to_thread(self.bounds.matcher, bound) if bound is not None else None
+        job = Job(self, ids, wish, matcher)
         if wish.stream:
             return StreamingResponse(job.stream(), media_type="text/event-stream")
-        return Response(json.dumps(await job.whole(gone)), media_type="application/json")
+        return as_response(await job.whole())
 
 
 class Job:
     """The replies to one request on their way from the engine's thread to the client."""
 
-    def __init__(self, local: Local, ids: list[int], wish: Wish, spent: Spent) -> None:
+    def __init__(self, local: Local, ids: list[int], wish: Wish, matcher: Any) -> None:
         """Hand the replies to the engine."""
-        self.wish, self.spent = wish, spent
+        self.wish = wish
         self.loop, self.events = asyncio.get_running_loop(), asyncio.Queue[Any]()
         kind = "chat.completion.chunk" if wish.stream else "chat.completion"
         self.head: Json = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind}
         self.head |= {"created": int(time.time()), "model": local.model}
-        self.replies = [Reply(ids, wish, local.words, i, self.tell) for i in range(wish.n)]
+        self.replies = [
+            Reply(ids, wish, local.words, i, self.tell, matcher and matcher.deep_copy())
+            for i in range(wish.n)
+        ]
         assert local.engine
         local.engine.submit(self.replies)
 
@@ -128,33 +116,29 @@ class Job:
         event = reply.index, piece, len(reply.logprobs), reply.finish, error
         self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
-    async def next(self) -> tuple[int, str, int, str | None]:
-        """The next event: which reply, its new text, its log probabilities' count, its end."""
-        event = await self.events.get()
-        if event is None:
-            raise ClientGone
-        *told, error = event
-        if error:
-            raise Refusal(500, "engine", f"The model stopped: {type(error).__name__}: {error}")
-        return tuple(told)
+    async def news(self) -> AsyncIterator[tuple[int, str, int, str | None]]:
+        """Until all is said: which reply, its new text, its log probabilities' count, its end."""
+        left = len(self.replies)
+        while left:
+            index, piece, measured, finish, error = await self.events.get()
+            if isinstance(error, Refusal):
+                raise error
+            if error:
+                raise Refusal(500, "engine", f"The model stopped: {type(error).__name__}: {error}")
+            left -= finish is not None
+            yield index, piece, measured, finish
 
     def end(self) -> None:
-        """Count what was used, and stop what is still in the making."""
+        """Stop what is still in the making."""
         for reply in self.replies:
             reply.cancelled = True
-        self.spent(len(self.replies[0].prompt) + sum(reply.made for reply in self.replies))
 
-    async def whole(self, gone: Callable[[], Any]) -> Json:
+    async def whole(self) -> Json:
         """The answer in one piece."""
-        watch = asyncio.ensure_future(gone())
-        watch.add_done_callback(lambda _: self.events.put_nowait(None))
         try:
-            left = len(self.replies)
-            while left:
-                *_, finish = await self.next()
-                left -= finish is not None
-        finally:
-            watch.cancel()
+            async for _ in self.news():
+                pass
+        finally:  # also where the client has gone away
             self.end()
         return {**self.head, "choices": [choice(r) for r in self.replies], "usage": self.usage()}
 
@@ -163,17 +147,15 @@ class Job:
         try:
             for index in range(len(self.replies)):
                 yield self.event(index, {"role": "assistant", "content": ""})
-            left, seen = len(self.replies), [0] * len(self.replies)
-            while left:
-                index, piece, measured, finish = await self.next()
+            seen = [0] * len(self.replies)
+            async for index, piece, measured, finish in self.news():
                 logprobs = self.replies[index].logprobs[seen[index] : measured]
                 if piece or logprobs:
                     yield self.event(index, {"content": piece}, logprobs)
                     seen[index] = max(measured, seen[index])
                 if finish:
-                    left -= 1
                     yield self.event(index, {}, finish=finish)
-            if self.wish.usage:
+            if self.counts:
                 yield sse({**self.head, "choices": [], "usage": self.usage()})
             yield "data: [DONE]\n\n"
         except Refusal as error:
@@ -181,13 +163,18 @@ class Job:
         finally:
             self.end()
 
+    @property
+    def counts(self) -> bool:
+        """Whether a stream's last piece counts the tokens."""
+        return bool(self.wish.stream_options and self.wish.stream_options.include_usage)
+
     def event(
         self, index: int, delta: Json, logprobs: list[Json] | None = None, finish: str | None = None
     ) -> str:
         """One chunk of a stream."""
         told: Json = {"index": index, "delta": delta, "finish_reason": finish}
         told["logprobs"] = {"content": logprobs} if logprobs else None
-        return sse({**self.head, "choices": [told]} | ({"usage": None} if self.wish.usage else {}))
+        return sse({**self.head, "choices": [told]} | ({"usage": None} if self.counts else {}))
 
     def usage(self) -> Json:
         """The tokens read and written."""
@@ -204,8 +191,8 @@ def choice(reply: Reply) -> Json:
     """A finished reply as one of the answer's choices."""
     message = {"role": "assistant", "content": reply.text, "refusal": None}
     told = {"index": reply.index, "message": message, "finish_reason": reply.finish}
-    measured = reply.wish.logprobs is not None
-    return {**told, "logprobs": {"content": reply.logprobs, "refusal": None} if measured else None}
+    logprobs = {"content": reply.logprobs, "refusal": None} if reply.wish.logprobs else None
+    return {**told, "logprobs": logprobs}
 
 
 def dtype(folder: Path, size: int, gpu: bool) -> Any:

@@ -1,8 +1,9 @@
-"""How a request is turned down: an HTTP status, and the body that OpenAI's API would send.
+"""JSON in and out, and how a request is turned down: a status, and the body OpenAI would send.
 
-It knows neither HTTP libraries nor models.
+It knows nothing of models.
 """
 
+import json
 from typing import Any
 
 Json = dict[str, Any]
@@ -33,10 +34,6 @@ class Refusal(Exception):
         return {"error": told}
 
 
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
-
 def wrong(param: str, message: str) -> Refusal:
     """A 400 for a parameter whose value cannot be."""
     return Refusal(400, "invalid_value", message, param)
@@ -45,3 +42,20 @@ def wrong(param: str, message: str) -> Refusal:
 def busy(message: str, seconds: int = 2) -> Refusal:
     """A 503 for now; clients wait as `Retry-After` says and ask again."""
     return Refusal(503, "overloaded", message, Retry_After=str(seconds))
+
+
+def as_object(content: bytes) -> Json | None:
+    """A body as a JSON object; None where it is none."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def as_response(body: Json, status: int = 200) -> Any:
+    """An HTTP response with a JSON body."""
+    from starlette.responses import Response
+
+    # escaped, unlike JSONResponse: half a character somewhere must not break the answer
+    return Response(json.dumps(body), status, media_type="application/json")

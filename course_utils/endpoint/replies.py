@@ -6,31 +6,14 @@ of the others, so that a reply cannot depend on them.
 
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from itertools import accumulate
 from typing import Any
 
+from course_utils.endpoint.bounds import allowed
 from course_utils.endpoint.refusals import Json
 from course_utils.endpoint.wishes import Wish
 
 BROKEN = "\ufffd"  # what a decoder makes of a character whose last bytes are still to come
-# A JSON object (RFC 8259) as one recursive pattern, with at most 20 spaces in a row, or a model
-# could fill its reply with them. `regex` can say whether a text may still become one.
-JSON_OBJECT = r"""(?(DEFINE)
-(?<w>[ \t\r\n]{0,20})
-(?<s>"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")
-(?<n>-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)
-(?<o>\{(?&w)(?:(?&s)(?&w):(?&v)(?:,(?&w)(?&s)(?&w):(?&v))*)?\})
-(?<a>\[(?:(?&w)|(?&v)(?:,(?&v))*)\])
-(?<v>(?&w)(?:(?&s)|(?&n)|(?&o)|(?&a)|true|false|null)(?&w))
-)(?&w)(?&o)(?&w)"""
-
-
-@cache
-def json_object() -> Any:
-    """The pattern of a JSON object, compiled."""
-    import regex  # comes with transformers
-
-    return regex.compile(JSON_OBJECT.replace("\n", ""), regex.ASCII)
 
 
 class Words:
@@ -59,16 +42,23 @@ class Reply:
 
     Attributes:
         prompt: the prompt's token ids.
+        index: which of a request's replies it is.
+        tell: called for each event, in the engine's thread: the reply, and an error or None.
+        matcher: what it must fit; None for any text.
         tokens: the reply's token ids, without the one that ends it.
         made: how many tokens were made, with that one.
         finish: None while it grows; then `stop` or `length`.
-        index: which of a request's replies it is.
-        tell: called for each event, in the engine's thread: the reply, and an error or None.
         cancelled: set where nobody waits for it any more.
     """
 
     def __init__(
-        self, prompt: list[int], wish: Wish, words: Words, index: int, tell: Callable[..., None]
+        self,
+        prompt: list[int],
+        wish: Wish,
+        words: Words,
+        index: int,
+        tell: Callable[..., None],
+        matcher: Any = None,
     ) -> None:
         """Start with nothing said."""
         import torch
@@ -78,64 +68,57 @@ class Reply:
         self.made, self.shown, self.text = 0, 0, ""
         self.logprobs: list[Json] = []
         self.finish: str | None = None
-        self.cancelled = False
+        self.cancelled, self.matcher = False, matcher
         self.chance = torch.Generator()
         if wish.seed is None:
             self.chance.seed()
         else:
             self.chance.manual_seed((wish.seed + index) % 2**63)
-        adjusted = wish.bias or wish.presence or wish.frequency
+        self.penalties = wish.presence_penalty or 0.0, wish.frequency_penalty or 0.0
         # the engine finds the largest logit of such replies for all of them at once
-        self.plain = not (wish.temperature or adjusted or wish.json)
-        self.reads = bool(wish.stream or wish.stop or wish.json)
+        self.plain = not (wish.temperature or wish.logit_bias or any(self.penalties) or matcher)
+        self.reads = bool(wish.stream or wish.stop)
 
     def room(self) -> int:
         """How many tokens prompt and reply may have together."""
         return len(self.prompt) + self.wish.most
 
     def pick(self, logits: Any) -> int:
-        """The next token, drawn as the wish says from logits of shape (vocabulary,)."""
+        """The next token, drawn as the wish says from logits of shape (vocabulary,).
+
+        Raises:
+            Refusal: nothing may follow.
+        """
         import torch
 
         logits = logits.clone()
-        if self.wish.bias:
-            ids = torch.tensor(list(self.wish.bias))
-            logits[ids] += torch.tensor(list(self.wish.bias.values()))
-        if self.tokens and (self.wish.presence or self.wish.frequency):
+        for name, gain in (self.wish.logit_bias or {}).items():
+            logits[int(name)] += gain
+        if self.tokens and any(self.penalties):
             said = Counter(self.tokens)
             times = torch.tensor(list(said.values()), dtype=torch.float32)
-            logits[torch.tensor(list(said))] -= self.wish.presence + self.wish.frequency * times
-        while not (self.wish.json and logits.max() == -torch.inf):
-            token = self.draw(logits)
-            if not self.wish.json or self.stays_json(token):
-                return token
-            logits[token] = -torch.inf
-        return min(self.words.ends)  # nothing at all may follow
+            logits[torch.tensor(list(said))] -= self.penalties[0] + self.penalties[1] * times
+        if self.matcher:
+            logits[~allowed(self.matcher, len(logits))] = -torch.inf
+        token = self.draw(logits)
+        if self.matcher:
+            self.matcher.consume_token(token)
+        return token
 
     def draw(self, logits: Any) -> int:
         """One token from logits, greedy or by chance."""
         import torch
+        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        if self.wish.temperature < 1e-4 or self.wish.top_p == 0:
+        wish, scores = self.wish, logits[None]
+        if wish.temperature < 1e-4 or wish.top_p == 0:
             return int(logits.argmax())
-        if self.wish.top_k:
-            least = logits.topk(min(self.wish.top_k, len(logits))).values[-1]
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        chances = torch.softmax(logits / self.wish.temperature, -1)
-        if self.wish.top_p < 1:
-            ranked, order = chances.sort(descending=True)
-            beyond = ranked.cumsum(-1) - ranked >= self.wish.top_p
-            chances = torch.zeros_like(chances).scatter(0, order, ranked.masked_fill(beyond, 0))
-        return int(torch.multinomial(chances, 1, generator=self.chance))
-
-    def stays_json(self, token: int) -> bool:
-        """Whether the reply with this token is a JSON object or may still become one."""
-        if token in self.words.ends:
-            return json_object().fullmatch(self.words.text(self.tokens)) is not None
-        said = self.words.text([*self.tokens, token])
-        if said == self.words.text(self.tokens):
-            return False  # a special token: it says nothing, and could go on for ever
-        return json_object().fullmatch(said, partial=True) is not None
+        scores = TemperatureLogitsWarper(float(wish.temperature))(None, scores)
+        if wish.top_k:
+            scores = TopKLogitsWarper(wish.top_k)(None, scores)
+        if wish.top_p < 1:
+            scores = TopPLogitsWarper(wish.top_p)(None, scores)
+        return int(torch.multinomial(scores[0].softmax(-1), 1, generator=self.chance))
 
     def add(self, token: int, logits: Any) -> None:
         """Take the next token, and see whether the reply ends here."""
@@ -144,9 +127,11 @@ class Reply:
             self.finish = "stop"
         else:
             self.tokens.append(token)
-            if self.wish.logprobs is not None:
+            if self.wish.logprobs:
                 self.logprobs.append(self.measured(token, logits))
-            if len(self.tokens) >= self.wish.most:
+            if self.matcher and self.matcher.is_stopped():
+                self.finish = "stop"
+            elif len(self.tokens) >= self.wish.most:
                 self.finish = "length"
         if self.reads or self.finish:
             self.text = self.words.text(self.tokens)
@@ -157,17 +142,15 @@ class Reply:
         found = [at for stop in self.wish.stop if (at := self.text.find(stop)) >= 0]
         if found:
             self.text, self.finish = self.text[: min(found)], "stop"
-            while self.logprobs and sum(len(x["token"]) for x in self.logprobs[:-1]) >= len(
-                self.text
-            ):
-                self.logprobs.pop()
+            ends = accumulate(len(one["token"]) for one in self.logprobs)
+            whole = sum(end < len(self.text) for end in ends)
+            del self.logprobs[whole + 1 if self.text else 0 :]
 
     def new_text(self) -> str:
         """What became certain since the last call: no half character, no stop text's beginning."""
         end = len(self.text)
         if not self.finish:
-            if self.text.endswith(BROKEN):
-                end = len(self.text.rstrip(BROKEN))
+            end = len(self.text.rstrip(BROKEN))
             for stop in self.wish.stop:
                 for n in range(1, len(stop)):
                     if self.text.endswith(stop[:n]):
@@ -179,7 +162,7 @@ class Reply:
     def measured(self, token: int, logits: Any) -> Json:
         """A token's log probability, and its likeliest rivals', as OpenAI's API reports them."""
         logs = logits.log_softmax(-1)
-        best = logs.topk(self.wish.logprobs).indices.tolist() if self.wish.logprobs else []
+        best = logs.topk(min(self.wish.top_logprobs or 0, len(logs))).indices.tolist()
         told = {"top_logprobs": [self.one_logprob(rival, logs) for rival in best]}
         return self.one_logprob(token, logs) | told
 

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,9 @@ from course_utils import machine, models, settings
 from course_utils.endpoint.handle import (
     AGAIN,
     LISTENING,
-    LOADING,
     PORT_TAKEN,
     READY,
     SAYS,
-    USAGE,
     Server,
     last_words,
 )
@@ -39,10 +36,10 @@ from course_utils.endpoint.own import explain_errors, learners_own, probe
 from course_utils.errors import CourseError
 
 START_SECONDS = 180
-STEPS = (LISTENING, LOADING, READY)
 # what other libraries say while they are imported: warnings of PyTorch's logger, missing kernels
 CHATTER = re.compile(r"INFO:|[IW]\d{4} \d\d:|Failed to load .*torchao|.*Loading weights")
 HERE = "behind a local server"
+GATEWAY = "course_utils.endpoint.gateway"
 # threads that wait must sleep: with the usual spinning, a busy machine is slowed many times over
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 _started: list[Server] = []
@@ -89,21 +86,35 @@ def tiers_model() -> tuple[Path, str, str]:
     return models.POCKET, models.POCKET.name, "pocket tier, Pocket Llama"
 
 
-def serve(folder: str | Path, port: int = 0) -> Server:
-    """A server here for the model in `folder`: one that you trained or downloaded.
+def serve(model: str | Path, port: int = 0) -> Server:
+    """A server here for a model of your own choice: one that you trained or downloaded.
 
     Stop it when done, or use it as a context manager.
 
     Args:
-        folder: a whole Hugging Face checkpoint; its name is the model's name in requests.
+        model: a folder with a whole Hugging Face checkpoint, or a name as in `COURSE_MODEL`:
+            `smollm2`, a hub id. Its last part is the model's name in requests.
         port: where the server listens; 0 takes any free port.
 
     Raises:
-        CourseError: the folder holds no whole model, or the server did not start.
+        CourseError: there is no such model, it is not whole, or the server did not start.
     """
-    folder = Path(folder).resolve()
-    models.check_folder(folder)
-    return launch({"folder": str(folder), "port": port}, folder.name, f"{folder.name} {HERE}")
+    check_port(port)
+    folder, name = whole(model)
+    return launch({"folder": str(folder), "port": port}, name, f"{name} {HERE}")
+
+
+def whole(model: str | Path) -> tuple[Path, str]:
+    """The folder that holds a model, checked, and its name in requests.
+
+    Raises:
+        CourseError: as `serve`.
+    """
+    folder = Path(model).expanduser().resolve()
+    if isinstance(model, Path) or folder.exists():
+        models.check_folder(folder)
+        return folder, folder.name
+    return Path(models.model_path(model)).resolve(), Path(model).name
 
 
 def limited(server: Server, requests_per_minute: float) -> Server:
@@ -152,54 +163,47 @@ def check_port(port: int) -> None:
 # -- a server of our own --------------------------------------------------------------------------
 
 
-def launch(told: dict[str, Any], model: str, said_by: str) -> Server:
+def launch(told: dict[str, Any], model: str, said_by: str, program: str = GATEWAY) -> Server:
     """Start a gateway with these settings and wait until it is ready.
 
     Args:
-        told: what `gateway.Gateway` takes beside the model's name, and `host` and `port`. Where
-            there are no `keys`, one is made.
+        told: `folder` (a model on this machine), or `upstream` and `upstream_key` (an API's address
+            and its key); `requests_per_minute`, `host` and `port`, where they are wanted.
         model: the model's name in requests.
         said_by: one line to print beside a result.
+        program: the module that is started.
 
     Raises:
-        CourseError: a package is missing, the port is taken or none, the model cannot be loaded.
+        CourseError: the port is taken or none, the model cannot be loaded, a package is missing.
     """
     check_port(told.get("port", 0))
-    missing = [name for name in ("starlette", "uvicorn") if not find_spec(name)]
-    if missing:
-        raise CourseError(
-            "The local server cannot start.",
-            f"Missing: {', '.join(missing)}.",
-            'Install it with: pip install "transformers[serving]"',
-        )
-    key = secrets.token_urlsafe(24)  # 192 bits
-    told = {"keys": {"": key}, **told, "model": model}
-    process = _gateway()
-    server = Server(
-        "", next(iter(told["keys"].values())), model, said_by, "folder" in told, process
-    )
+    told = {"key": secrets.token_urlsafe(24), **told, "model": model}  # 192 bits
+    process = begin(program)
+    server = Server("", told["key"], model, said_by, "folder" in told, process)
     _started.append(server)
     try:
         with suppress(OSError):  # where it is gone already, its last words say more
             process.stdin.write(json.dumps(told) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
-        server.base_url = f"http://127.0.0.1:{_wait(server, told.get('port', 0))}/v1"
+        server.base_url = f"http://127.0.0.1:{wait(server, told.get('port', 0))}/v1"
     except BaseException:
         server.stop()
         raise
-    _no_proxy_to_loopback()
+    for name in ("NO_PROXY", "no_proxy"):  # requests to this machine need no proxy
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     explain_errors(server)
     return server
 
 
-def _gateway() -> "subprocess.Popen[str]":
+def begin(program: str) -> "subprocess.Popen[str]":
     """The gateway's process, which waits for its settings."""
     # Its own session: an interrupt meant for a cell must not end the server.
     windows = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     hidden = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     return subprocess.Popen(
-        [sys.executable, "-m", "course_utils.endpoint.gateway"],
+        [sys.executable, "-m", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -213,59 +217,43 @@ def _gateway() -> "subprocess.Popen[str]":
     )
 
 
-def _read(server: Server, said: "queue.Queue[str]") -> None:
+def read(server: Server, said: "queue.Queue[str]") -> None:
     """Keep the server's log and pass on what the gateway itself says, until its output ends."""
     assert server.process and server.process.stdout
     for line in server.process.stdout:
-        word = line.removeprefix(SAYS).strip()
-        if word == line.strip():
-            if not CHATTER.match(line):
-                server.log.append(line.rstrip())
-        elif word.startswith(USAGE):
-            server.usage = json.loads(word.removeprefix(USAGE))
-        else:
-            said.put(word)
+        if line.startswith(SAYS):
+            said.put(line.removeprefix(SAYS).strip())
+        elif not CHATTER.match(line):
+            server.log.append(line.rstrip())
     said.put("")
 
 
-def _wait(server: Server, port: int) -> str:
+def wait(server: Server, port: int) -> str:
     """Wait, with a progress bar, until the gateway says it is ready; returns the port it has."""
     from tqdm.auto import tqdm
 
     said: queue.Queue[str] = queue.Queue()
-    server.reader = threading.Thread(target=_read, args=(server, said), daemon=True)
+    server.reader = threading.Thread(target=read, args=(server, said), daemon=True)
     server.reader.start()
-    until = time.monotonic() + START_SECONDS
-    quiet = settings.static()
-    with tqdm(total=len(STEPS), desc="starting the server", leave=False, disable=quiet) as bar:
-        while True:
+    until, found, why = time.monotonic() + START_SECONDS, "", ""
+    with tqdm(total=2, desc="starting the server", leave=False, disable=settings.static()) as bar:
+        while not why:
             try:
                 word = said.get(timeout=0.5)
             except queue.Empty:
                 bar.refresh()
-                if time.monotonic() < until:
-                    continue
-                reason = f"It was not ready after {START_SECONDS} s. {last_words(server.log)}"
-                raise CourseError("The local server did not start.", reason, AGAIN) from None
-            if word.startswith(LISTENING):
-                found = word.removeprefix(LISTENING)
-            elif word == READY:
-                bar.update(bar.total - bar.n)  # or a gateway without a model leaves a red bar
+                if time.monotonic() > until:
+                    why = f"It was not ready after {START_SECONDS} s. {last_words(server.log)}"
+                continue
+            bar.update()
+            if word == READY:
                 return found
-            elif word == PORT_TAKEN:
+            if word == PORT_TAKEN:
                 raise CourseError(
                     f"The local server cannot listen on port {port}.",
                     "Another program uses it, or this account may not.",
                     "Take another port, or 0 for any free one.",
                 )
-            elif not word:
-                reason = last_words(server.log) or "It said nothing."
-                raise CourseError("The local server did not start.", reason, AGAIN)
-            bar.update(word.startswith(STEPS))
-
-
-def _no_proxy_to_loopback() -> None:
-    """Keep requests to this machine away from a proxy that the environment names."""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+            found = word.removeprefix(LISTENING)
+            why = "" if word else last_words(server.log) or "It said nothing."
+    raise CourseError("The local server did not start.", why, AGAIN)

@@ -5,52 +5,63 @@ against them. A parameter that this server does not know, or knows and cannot do
 names it; none is ignored. It knows neither HTTP nor models.
 """
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from course_utils.endpoint.refusals import Json, Refusal, wrong
 
 USUAL_MOST = 512  # tokens of a reply where neither request nor model says a number
 Penalty = Annotated[float, Field(ge=-2, le=2)] | None
+Count = Annotated[int, Field(ge=1)] | None
 Text = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
+ONE_IN_A_LIST = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
 
 
-class Size(BaseModel):
-    """How much a request asks for; of a request whose other parameters another server reads."""
+class Strict(BaseModel):
+    """Nothing is converted, nothing unknown is let through."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
-    stream: bool | None = None
-
-    def most(self) -> int | None:
-        """How many tokens a reply may have, under the newer name or the older one."""
-        if self.max_tokens and self.max_completion_tokens:
-            message = "`max_tokens` is the older name of `max_completion_tokens`. Give one of them."
-            raise wrong("max_tokens", message)
-        return self.max_completion_tokens or self.max_tokens
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """How a stream ends."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
     include_usage: bool | None = None
 
 
-class Format(BaseModel):
+class Named(Strict):
+    """A JSON schema with its name. The name and the description change no reply here."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    of: Json = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class Format(Strict):
     """What the reply must be."""
 
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text", "json_object"]
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Named | None = None
+
+    @model_validator(mode="after")
+    def whole(self) -> "Format":
+        """A schema belongs to the type `json_schema`, and only to that."""
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("`json_schema` and the type json_schema belong together")
+        return self
+
+    def schema_asked(self) -> Json | None:
+        """The JSON schema that the reply must fit; None for any text."""
+        if self.json_schema:
+            return self.json_schema.of
+        return {"type": "object"} if self.type == "json_object" else None
 
 
-class Unsupported(Size):
+class Unsupported(Strict):
     """What OpenAI's API knows and this server cannot do: only values that ask for nothing."""
 
     store: Literal[False] | None = None
@@ -71,18 +82,21 @@ class Unsupported(Size):
 class Asked(Unsupported):
     """All that a request may hold here: first what is done, then what changes no reply."""
 
-    model_config = ConfigDict(extra="forbid")
     model: Any = None
     messages: Any = None
+    max_tokens: Count = None
+    max_completion_tokens: Count = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
+    stop: Annotated[list[Text], Field(max_length=4), ONE_IN_A_LIST] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: Format | None = None
 
@@ -92,68 +106,57 @@ class Asked(Unsupported):
     metadata: dict[str, str] | None = None
 
 
-Body = TypeVar("Body", bound=Size)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How the replies to one request shall be made.
+class Wish(Asked):
+    """A request whose gaps are filled.
 
     Attributes:
         most: how many tokens a reply may have.
         temperature: 0 for the most probable token each time.
-        top_p: only the most probable tokens that make up this probability together.
         top_k: only so many of the most probable tokens; 0 for all.
-        seed: where chance starts; None for anywhere.
-        n: how many replies.
-        stop: texts that end a reply and are not part of it.
-        presence, frequency: what a token loses once, or each time, it was said.
-        bias: what a token's logit gains, by its id.
-        logprobs: how many alternatives to report beside each token; None for no report.
-        json: whether the reply must be a JSON object.
-        stream, usage: whether it comes in pieces, and whether the last one counts the tokens.
+        schema_asked: the JSON schema that a reply must fit; None for any text.
     """
 
+    n: int
     most: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    n: int = 1
-    stop: tuple[str, ...] = ()
-    presence: float = 0.0
-    frequency: float = 0.0
-    bias: dict[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    json: bool = False
-    stream: bool = False
-    usage: bool = False
+    temperature: float
+    top_p: float
+    top_k: int
+    stop: list[str]
+    schema_asked: Json | None
 
 
-def read(kind: type[Body], body: Json) -> Body:
-    """A request as `kind`.
+def read(body: Json) -> Asked:
+    """A request with every parameter in its range.
 
     Raises:
         Refusal: with the name of the first parameter that is unknown, or cannot be.
     """
-    for name in body if kind is Asked else ():
-        if name not in kind.model_fields:
+    for name in body:
+        if name not in Asked.model_fields:
             # escaped: a name may hold what no answer can carry
             shown = name.encode("ascii", "backslashreplace").decode()[:100]
             message = f"Unknown parameter: `{shown}`. It would be ignored, so leave it out."
             raise Refusal(400, "unknown_parameter", message, shown)
     try:
-        return kind.model_validate(body)
+        asked = Asked.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         name = str(first["loc"][0])
-        if kind is Asked and name in Unsupported.__annotations__:
+        if name in Unsupported.model_fields:
             message = f"`{name}` is not supported by this server. Leave it out."
             raise Refusal(400, "unsupported_parameter", message, name) from None
-        raise wrong(name, f"`{name}`: {first['msg']}.") from None
+        raise wrong(name, f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}.") from None
+    if asked.max_tokens and asked.max_completion_tokens:
+        message = "`max_tokens` is the older name of `max_completion_tokens`. Give one of them."
+        raise wrong("max_tokens", message)
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise wrong("top_logprobs", "`top_logprobs` needs `logprobs` to be true.")
+    if asked.stream_options and not asked.stream:
+        raise wrong("stream_options", "`stream_options` needs `stream` to be true.")
+    return asked
 
 
-def asked(body: Json, room: int, usual: Json, vocabulary: int) -> Wish:
+def wished(body: Json, room: int, usual: Json, vocabulary: int) -> Wish:
     """The wish in a request.
 
     Args:
@@ -165,36 +168,22 @@ def asked(body: Json, room: int, usual: Json, vocabulary: int) -> Wish:
     Raises:
         Refusal: a parameter is unknown, out of range or cannot be done.
     """
-    request = read(Asked, body)
-    bias = {int(token): gain for token, gain in (request.logit_bias or {}).items()}
-    if max(bias, default=0) >= vocabulary:
+    asked = read(body)
+    if max(map(int, asked.logit_bias or {}), default=0) >= vocabulary:
         raise wrong("logit_bias", f"`logit_bias`: this model's token ids end at {vocabulary - 1}.")
-    if request.top_logprobs is not None and not request.logprobs:
-        raise wrong("top_logprobs", "`top_logprobs` needs `logprobs` to be true.")
-    if request.stream_options and not request.stream:
-        raise wrong("stream_options", "`stream_options` needs `stream` to be true.")
-    stop = request.stop or []
-    return Wish(
-        most=min(request.most() or usual.get("max_new_tokens") or USUAL_MOST, room),
-        seed=request.seed,
-        n=request.n or 1,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        presence=request.presence_penalty or 0.0,
-        frequency=request.frequency_penalty or 0.0,
-        bias=bias,
-        logprobs=min(request.top_logprobs or 0, vocabulary) if request.logprobs else None,
-        json=request.response_format == Format(type="json_object"),
-        stream=bool(request.stream),
-        usage=bool(request.stream_options and request.stream_options.include_usage),
-        **chance(request, usual),
-    )
-
-
-def chance(request: Asked, usual: Json) -> Json:
-    """Temperature, top_p and top_k: the request's, or the model's own where it names neither."""
-    given = {"temperature": request.temperature, "top_p": request.top_p}
-    if given == {"temperature": None, "top_p": None}:
-        if not usual.get("do_sample"):
-            return {}
-        given = {name: usual.get(name) for name in ("temperature", "top_p", "top_k")}
-    return {"temperature": 1.0} | {name: v for name, v in given.items() if v is not None}
+    most = asked.max_completion_tokens or asked.max_tokens or usual.get("max_new_tokens")
+    chance: Json = {"temperature": asked.temperature, "top_p": asked.top_p}
+    if not any(given is not None for given in chance.values()):
+        # the model's own settings, where the request names none
+        sampled = usual if usual.get("do_sample") else {"temperature": 0.0}
+        chance = {name: sampled.get(name) for name in ("temperature", "top_p", "top_k")}
+    usually = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    filled = {
+        "n": asked.n or 1,
+        "most": min(most or USUAL_MOST, room),
+        "stop": asked.stop or [],
+        "schema_asked": asked.response_format and asked.response_format.schema_asked(),
+        **usually,
+        **{name: value for name, value in chance.items() if value is not None},
+    }
+    return Wish.model_construct(**{**dict(asked), **filled})

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from course_staff import classroom
 from course_staff.__main__ import main
+from course_staff.classroom import serving as classroom
 from course_utils import endpoint, settings
 from course_utils.errors import CourseError
 
@@ -131,10 +132,16 @@ def test_each_learner_has_a_key_and_the_end_says_who_used_what(tmp_path):
     client = OpenAI(base_url=address, api_key=keys[1])
     messages = [{"role": "user", "content": "I love this place!"}]
     client.chat.completions.create(model="pocket_llama", messages=messages)
+    third = client.with_options(api_key=keys[2])
+    assert list(third.chat.completions.create(model="pocket_llama", messages=messages, stream=True))
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "Traceback" not in said
-    assert "learner-02" in said and "1 requests" in said and "learner-01" not in said
+    used = dict(re.findall(r"(learner-\d+) +1 requests +(\d+) tokens", said))
+    assert sorted(used) == ["learner-02", "learner-03"], (
+        "streams too; who asked nothing is left out"
+    )
+    assert all(int(tokens) > 0 for tokens in used.values())
     assert list(classroom.learners_keys(4, table).values())[:3] == keys
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import openai
 import psutil
@@ -135,6 +136,20 @@ def test_the_tiers_own_model_is_served_where_it_is_here(monkeypatch, tmp_path):
     assert endpoint.tiers_model()[0] == models.POCKET, "it does not fit: the bundled one"
     monkeypatch.setenv("COURSE_MODEL", "somebody/not-here-yet")
     assert endpoint.tiers_model() == (models.POCKET, "pocket_llama", "pocket tier, Pocket Llama")
+
+
+def test_a_model_to_serve_is_a_folder_or_a_name(monkeypatch, tmp_path):
+    """A learner who serves what they trained, or the small tier's model by its name."""
+    folder = shutil.copytree(models.POCKET, tmp_path / "smollm2")
+    assert endpoint.whole(folder) == endpoint.whole(str(folder)) == (folder.resolve(), "smollm2")
+    assert endpoint.whole("pocket") == (models.POCKET.resolve(), "pocket")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    assert endpoint.whole("smollm2") == (Path(models.model_path("smollm2")).resolve(), "smollm2")
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    for name in (folder, str(folder), tmp_path / "nobody", "nobody-at-all"):
+        with pytest.raises(CourseError) as caught:
+            endpoint.serve(name)
+        assert caught.value.next_step
 
 
 @pytest.mark.parametrize("port", [99999, -1, 1.5, "8000", True, None])

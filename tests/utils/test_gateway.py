@@ -1,39 +1,32 @@
 import asyncio
-import http.client
-import http.server
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import cache
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 from openai import OpenAI
 
 from course_utils import data, models
-from course_utils.endpoint import connections
+from course_utils.endpoint import gateway
 from course_utils.endpoint import server as endpoint
-from course_utils.endpoint.lending import Bucket, Learner, Lending
+from course_utils.endpoint.bounds import Bounds
+from course_utils.endpoint.bucket import Bucket
 from course_utils.endpoint.local import Local
 from course_utils.endpoint.prompts import Prompts
 from course_utils.endpoint.refusals import Refusal
-from course_utils.endpoint.wishes import asked
+from course_utils.endpoint.wishes import wished
 from course_utils.sentiment import messages
+from tests.utils.by_hand import free_port, raw
 
 JSON_SYSTEM = "Answer in JSON with the keys sentiment and reason."
-
-
-def free_port() -> int:
-    """A port at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -96,39 +89,6 @@ def test_bucket_holds_what_its_limit_allows_and_no_more(limit, burst):
     with pytest.raises(Refusal) as caught:
         bucket.take()
     assert int(caught.value.headers["Retry-After"]) >= 1, "never: try again in 0 s"
-
-
-def test_a_learners_share_of_tokens_counts_what_is_under_way():
-    """An instructor whose account pays: many requests at once do not get past the bound."""
-    learner = Learner("Ada", 0, tokens=100)
-    learner.hold(60)
-    with pytest.raises(Refusal) as caught:
-        learner.hold(60)
-    assert (caught.value.status, caught.value.code) == (429, "insufficient_quota")
-    assert caught.value.headers["x-should-retry"] == "false", "waiting does not help"
-    learner.settle(60, used=10)
-    learner.hold(60)
-    assert (learner.tokens, learner.requests) == (10, 1)
-
-
-def test_wrong_keys_are_slowed_and_right_ones_are_not(monkeypatch):
-    """An instructor with a guest who tries keys, beside learners at the same address."""
-    waits = []
-
-    async def sleep(seconds):
-        waits.append(seconds)
-
-    monkeypatch.setattr("course_utils.endpoint.lending.asyncio.sleep", sleep)
-    lending = Lending({"Ada": "right"}, 0, 0)
-
-    async def guess(key):
-        return await lending.learner(f"Bearer {key}", "10.0.0.7")
-
-    for _ in range(8):
-        with pytest.raises(Refusal, match="Incorrect API key"):
-            asyncio.run(guess("wrong"))
-    assert waits[0] == 0 and waits[1:] == sorted(waits[1:]) and waits[-1] == 5
-    assert asyncio.run(guess("right")).name == "Ada" and len(waits) == 8
 
 
 @pytest.mark.parametrize(
@@ -209,7 +169,7 @@ def test_a_text_of_a_megabyte_is_refused_without_counting_it():
 
 def wish(**body):
     """What a request with these parameters asks for, of a model with 100 tokens."""
-    return asked(body, room=50, usual={}, vocabulary=100)
+    return wished(body, room=50, usual={}, vocabulary=100)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +206,11 @@ def wish(**body):
         {"stream_options": {"include_usage": True}},
         {"response_format": "json"},
         {"response_format": {"type": "json_schema", "json_schema": {}}},
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "json_object", "json_schema": {"name": "a", "schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        {"response_format": {"type": "grammar"}},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"tool_choice": "required"},
         {"functions": [{}]},
@@ -283,6 +248,8 @@ def test_a_name_that_no_answer_can_carry_is_shown_escaped():
     [
         {"user": "ada", "safety_identifier": "x", "metadata": {"a": "b"}, "store": False},
         {"tools": None, "tool_choice": "none", "service_tier": "auto", "modalities": ["text"]},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
         {"response_format": {"type": "text"}, "logprobs": None, "n": None, "stop": None},
         {"seed": -1, "logit_bias": {}, "frequency_penalty": -2.0, "presence_penalty": 2},
         {"stream": True, "stream_options": {"include_usage": True}},
@@ -297,19 +264,174 @@ def test_what_changes_nothing_is_taken(body):
 def test_what_is_left_out_is_the_models_own_setting():
     """A learner who serves a model that was made to be sampled, and one that was not."""
     own = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40, "max_new_tokens": 9}
-    found = asked({}, room=50, usual=own, vocabulary=100)
+    found = wished({}, room=50, usual=own, vocabulary=100)
     assert (found.temperature, found.top_p, found.top_k, found.most) == (0.6, 0.9, 40, 9)
     assert wish().temperature == 0
-    found = asked({"temperature": 1}, room=50, usual=own, vocabulary=100)
+    found = wished({"temperature": 1}, room=50, usual=own, vocabulary=100)
     assert (found.temperature, found.top_p, found.top_k) == (1, 1, 0)
+
+
+@cache
+def bounds():
+    """The schemas that Pocket Llama's replies can be held to."""
+    return Bounds(prompts().tokenizer, 4000)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "strnig"}, "strnig"),
+        ({"enum": []}, "empty"),
+        ({"not": {}}, "not"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"if": {}, "then": {}}, "if"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength"),
+        ({"type": "array", "minItems": 3, "maxItems": 1}, "minItems"),
+        ({"type": "string", "pattern": "^a$", "minLength": 3}, "atisf"),
+        ({"type": "string", "pattern": "a(b"}, "unclosed"),
+        ({"type": "string", "format": "colour"}, "colour"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "incompatible"),
+        ({"type": "object", "additionalProperties": False, "required": ["q"]}, "'q'"),
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "'a'"),
+        ({"properties": 7}, "properties"),
+        ({"$ref": "#/$defs/nowhere"}, "nowhere"),
+        ({"$ref": "https://example.org/schema.json"}, "example.org"),
+        ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "schema"),
+        ({"x-guidance": {"lenient": True}, "not": {}}, "not"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_no_reply_fits_is_refused_in_words(schema, says):
+    """A learner with a typing error in a schema, or a keyword that cannot be kept to."""
+    with pytest.raises(Refusal) as caught:
+        bounds().matcher(schema)
+    told = str(caught.value)
+    assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert says in told and "\n" not in told and len(told) < 400
+    json.dumps(caught.value.body(), ensure_ascii=False).encode()
+
+
+def test_a_schema_as_deep_as_a_well_is_refused():
+    """A class whose server must survive what one learner's program sends by mistake."""
+    schema: dict = {}
+    for _ in range(400):
+        schema = {"type": "array", "items": schema, "minItems": 1}
+    with pytest.raises(Refusal, match="response_format"):
+        bounds().matcher(schema)
 
 
 def test_a_model_that_still_loads_asks_for_patience():
     """A learner whose first request comes too early: it is told when to come back."""
     with pytest.raises(Refusal, match="still loading") as caught:
-        asyncio.run(Local(models.POCKET, "pocket_llama").wish({"messages": messages("Hi")}))
+        asyncio.run(Local(models.POCKET, "pocket_llama").complete({"messages": messages("Hi")}))
     assert caught.value.status == 503
     assert int(caught.value.headers["Retry-After"]) >= 1
+
+
+# -- the engine, without HTTP ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def local():
+    """Pocket Llama as a server has it, in this process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        one = Local(models.POCKET, "pocket_llama")
+        one.load()
+    yield one
+    torch.set_num_threads(threads)
+
+
+@cache
+def fun():
+    """What makes a model say one word for as long as it may."""
+    (token,) = prompts().tokenizer.encode(" fun", add_special_tokens=False)
+    return {"logit_bias": {str(token): 100}, "max_completion_tokens": 900}
+
+
+def request(**body):
+    """A request's body."""
+    return {"messages": messages("Great food."), "temperature": 0, **body}
+
+
+async def beginning(stream):
+    """The first event of a stream that holds text."""
+    async for event in stream.body_iterator:
+        if '"content": ""' not in event:
+            return event
+
+
+async def long_ones(local):
+    """The long replies in the making, once there are some."""
+    while not (found := [r for r in local.engine.rows if r.wish.most == 900 and not r.finish]):
+        await asyncio.sleep(0.001)
+    return found
+
+
+@pytest.fixture
+def held(local, monkeypatch):
+    """While this is clear, the engine makes no token for a long reply that is alone."""
+    step, let_go = local.engine.step, threading.Event()
+
+    def careful():
+        while not local.engine.waiting and not let_go.is_set():
+            if [row.wish.most for row in local.engine.rows if not row.cancelled] != [900]:
+                break
+            time.sleep(0.001)
+        step()
+
+    monkeypatch.setattr(local.engine, "step", careful)
+    yield let_go
+    let_go.set()
+
+
+def test_a_long_reply_holds_nobody_up(local, held):
+    """A learner who asks for a word while another's program has a thousand tokens written."""
+
+    async def main():
+        long = await local.complete(request(stream=True, **fun()))
+        await beginning(long)
+        short = [json.loads((await local.complete(request())).body) for _ in range(3)]
+        assert len(await long_ones(local)) == 1
+        await long.body_iterator.aclose()
+        return short
+
+    for answer in asyncio.run(main()):
+        assert answer["choices"][0]["message"]["content"].strip() == "Positive"
+
+
+def test_whoever_goes_away_is_not_computed_for(local, held):
+    """A class: replies that nobody waits for any more must not slow the others down."""
+    rows = []
+
+    class Gone:
+        """A request whose client goes away once the reply has begun."""
+
+        async def receive(self):
+            """Say that it has gone."""
+            rows.extend(await long_ones(local))
+            return {"type": "http.disconnect"}
+
+    async def main():
+        from starlette.requests import ClientDisconnect
+
+        with pytest.raises(ClientDisconnect):
+            await gateway.Gateway(local, "key").complete(request(**fun()), Gone())
+        await local.complete(request())  # a step or more later
+        stream = await local.complete(request(stream=True, **fun()))
+        await beginning(stream)
+        rows.extend(await long_ones(local))
+        await stream.body_iterator.aclose()
+        for _ in range(2):
+            await local.complete(request())
+
+    asyncio.run(main())
+    assert len(rows) == 2 and all(row.cancelled and row.made < 900 for row in rows)
+    assert not set(rows) & set(local.engine.rows)
 
 
 # -- with one --------------------------------------------------------------------------------------
@@ -356,18 +478,6 @@ def test_wrong_and_missing_keys_are_refused(client, server):
 def test_bad_requests_are_refused_at_once(client, server, changes, status, code):
     """A learner who sends text that is enormous or nonsense: one clear error, no hanging server."""
     assert refused(client, server, **changes) == (status, code)
-
-
-def raw(server, method, path, content=b"", **headers):
-    """(status, headers, body) of a request made by hand."""
-    port = int(server.base_url.split(":")[2].split("/")[0])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Authorization": f"Bearer {server.key}", **headers}
-    connection.request(method, path, content, headers)
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-    return answer.status, answer.headers, body
 
 
 CHAT = "/v1/chat/completions"
@@ -460,12 +570,9 @@ def test_temperature_is_what_each_request_says(client, server):
     """A learner in the section on temperature: 0 never varies, 2 does, in any order of requests."""
 
     def replies(temperature):
-        return {
-            ask(client, server, temperature=temperature, max_completion_tokens=8)
-            .choices[0]
-            .message.content
-            for _ in range(4)
-        }
+        kept = {"temperature": temperature, "max_completion_tokens": 8}
+        done = [ask(client, server, seed=seed, **kept) for seed in range(6)]
+        return {one.choices[0].message.content for one in done}
 
     assert len(replies(0)) == 1
     assert len(replies(2)) > 1
@@ -565,6 +672,88 @@ def test_json_that_is_demanded_is_json(client, server, temperature):
             assert choice.message.content.lstrip().startswith("{")
 
 
+REVIEW_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "sentiment": {"enum": ["Positive", "Negative", "Neutral"]},
+        "stars": {"type": "integer", "minimum": 1, "maximum": 5},
+        "ünï": {"type": ["string", "null"], "maxLength": 12},
+    },
+    "required": ["sentiment", "stars", "ünï"],
+    "additionalProperties": False,
+}
+
+
+def by_schema(schema, name="review"):
+    """The parameter that asks for a schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_a_reply_by_schema_has_its_fields(client, server, temperature):
+    """A learner whose program reads fields: at any temperature, streamed, several at once."""
+    wanted = {"response_format": by_schema(REVIEW_SCHEMA), "temperature": temperature, "seed": 3}
+    for text in ("Great food.", "Le café était froid ☕", ""):
+        done = ask(client, server, text, n=3, max_completion_tokens=120, **wanted)
+        stream = ask(client, server, text, stream=True, max_completion_tokens=120, **wanted)
+        streamed = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+        for said in [*(choice.message.content for choice in done.choices), streamed]:
+            found = json.loads(said)
+            assert list(found) == ["sentiment", "stars", "ünï"]
+            assert found["sentiment"] in REVIEW_SCHEMA["properties"]["sentiment"]["enum"]
+            assert type(found["stars"]) is int and 1 <= found["stars"] <= 5
+        assert streamed == done.choices[0].message.content
+        assert {choice.finish_reason for choice in done.choices} == {"stop"}
+
+
+@pytest.mark.slow
+def test_a_pydantic_model_comes_back_as_one(client, server):
+    """A learner who follows OpenAI's guide: `parse` with a class for `response_format`."""
+
+    class Review(pydantic.BaseModel):
+        sentiment: Literal["Positive", "Negative", "Neutral"]
+        certain: bool
+        words: list[str] = pydantic.Field(max_length=2)
+
+    done = client.chat.completions.parse(
+        model=server.model,
+        messages=messages("The soup was cold."),
+        response_format=Review,
+        temperature=0,
+        max_completion_tokens=120,
+    )
+    assert isinstance(done.choices[0].message.parsed, Review)
+
+
+@pytest.mark.slow
+def test_what_a_schema_costs_nobody_else_pays(client, server):
+    """A class: a schema in the batch, or one that is refused, changes no other reply."""
+    alone = ask(client, server).choices[0].message.content
+    with ThreadPoolExecutor(8) as pool:
+        bound = [
+            pool.submit(ask, client, server, response_format=by_schema(one), max_tokens=60)
+            for one in [REVIEW_SCHEMA, {"not": {}}] * 4
+        ]
+        free = [pool.submit(ask, client, server) for _ in range(8)]
+        assert {one.result().choices[0].message.content for one in free} == {alone}
+    errors = [one.exception() for one in bound]
+    assert [type(error) for error in errors] == [type(None), openai.BadRequestError] * 4
+    assert errors[1].param == "response_format" and errors[1].type == "invalid_request_error"
+
+
+@pytest.mark.slow
+def test_log_probabilities_of_a_bound_reply_are_the_models_own(client, server):
+    """A learner who asks how sure the model was of a label that it was made to give."""
+    bound = {"enum": ["Positive", "Negative"]}
+    choice = ask(
+        client, server, response_format=by_schema(bound), logprobs=True, top_logprobs=2
+    ).choices[0]
+    assert json.loads(choice.message.content) in bound["enum"]
+    assert "".join(one.token for one in choice.logprobs.content) == choice.message.content
+    assert all(len(one.top_logprobs) == 2 for one in choice.logprobs.content)
+
+
 @pytest.mark.slow
 def test_bias_and_penalties_change_what_is_said(client, server):
     """A learner who forbids a word, or whose model repeats itself."""
@@ -583,54 +772,19 @@ def test_bias_and_penalties_change_what_is_said(client, server):
 
 
 @pytest.mark.slow
-def test_a_long_reply_holds_nobody_up(client, server):
-    """A learner who asks for a word while another's program has a thousand tokens written."""
-    with ThreadPoolExecutor(1) as pool:
-        (token,) = prompts().tokenizer.encode(" fun", add_special_tokens=False)
-        bias = {str(token): 100}
-        long = pool.submit(ask, client, server, logit_bias=bias, max_completion_tokens=900)
-        for _ in range(3):
-            assert ask(client, server).choices
-        assert not long.done(), "three short replies came before the long one"
-        assert long.result().usage.completion_tokens == 900
-
-
-@pytest.mark.slow
-def test_whoever_goes_away_is_not_computed_for(client, server):
-    """A class: replies that nobody waits for any more must not slow the others down."""
-    (token,) = prompts().tokenizer.encode(" fun", add_special_tokens=False)
-    long = {"logit_bias": {str(token): 100}, "max_completion_tokens": 900}
-    stream = ask(client, server, stream=True, **long)
-    next(iter(stream))
-    stream.close()
-    with pytest.raises(openai.APITimeoutError):
-        ask(client.with_options(timeout=0.2), server, **long)
-    began = time.monotonic()
-    ask(client, server, **long)
-    alone = time.monotonic() - began
-    hurried = client.with_options(timeout=0.2)
-    for _ in range(8):
-        with pytest.raises(openai.APITimeoutError):
-            ask(hurried, server, **long)
-    began = time.monotonic()
-    ask(client, server, **long)
-    assert time.monotonic() - began < 3 * alone
-
-
-@pytest.mark.slow
 def test_a_limit_in_front_of_another_server(server):
     """A learner in the section on rate limits: 429 with Retry-After, then the client's patience."""
-    with endpoint.limited(server, requests_per_minute=60) as gate:
+    with endpoint.limited(server, requests_per_minute=12) as gate:
         hasty = OpenAI(base_url=gate.base_url, api_key=gate.key, max_retries=0, timeout=120)
         for _ in range(20):
             try:
                 first = hasty.chat.completions.with_raw_response.create(
                     model=gate.model, messages=messages("Great food."), temperature=0
                 )
-                assert first.headers["x-ratelimit-limit-requests"] == "60"
+                assert first.headers["x-ratelimit-limit-requests"] == "12"
             except openai.RateLimitError as error:
                 assert error.code == "rate_limit_exceeded"
-                assert error.response.headers["retry-after"] == "1"
+                assert error.response.headers["retry-after"] == "5"
                 break
         else:
             pytest.fail("twenty requests in a row and no 429")
@@ -639,197 +793,21 @@ def test_a_limit_in_front_of_another_server(server):
         assert refused(hasty.with_options(max_retries=9), gate, model="nobody")[0] == 404
 
 
-# -- in front of somebody's account ----------------------------------------------------------------
-
-
-class Provider(http.server.BaseHTTPRequestHandler):
-    """A stand-in for a provider, on a real socket: it notes what arrives and answers as told."""
-
-    protocol_version = "HTTP/1.1"
-    seen: list = []
-    status, kind, more = 200, "application/json", {}
-    answer = {"choices": [], "usage": {"total_tokens": 7}}
-
-    def do_POST(self):
-        """Note the request, and answer as told."""
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.seen.append((self.path, dict(self.headers.items()), body))
-        told = self.answer if isinstance(self.answer, bytes) else json.dumps(self.answer).encode()
-        self.send_response(self.status)
-        self.send_header("content-type", self.kind)
-        self.send_header("content-length", str(len(told)))
-        for name, value in self.more.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(told)
-
-    do_GET = do_POST
-
-    def log_message(self, *args):
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def account():
-    """A gateway before an account, as `serve` starts it; and what it forwards to."""
-    provider = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
-    threading.Thread(target=provider.serve_forever, daemon=True).start()
-    told = {"upstream": f"http://127.0.0.1:{provider.server_port}/v1", "upstream_key": "sk-SECRET"}
-    told |= {"most_tokens": 500, "tokens_each": 100_000}
-    with endpoint.launch(told, "chosen", "test") as gate:
-        yield gate
-    provider.shutdown()
-    provider.server_close()
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    """The provider's class, as new: what a test changes is undone."""
-    monkeypatch.setattr(Provider, "seen", [])
-    return monkeypatch
-
-
-def chat(gate, content=None, **body):
-    """(status, headers, body) of a chat request."""
-    content = json.dumps({"messages": messages("Hi"), **body}).encode()
-    return raw(gate, "POST", CHAT, content)
+# -- in front of another server --------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/files"),
-        ("DELETE", "/v1/files/file-1"),
-        ("POST", "/v1/fine_tuning/jobs"),
-        ("POST", "/v1/embeddings"),
-        ("GET", CHAT),
-        ("GET", "/v1/../api/tags"),
-        ("POST", "/v1/%2e%2e/api/delete"),
-        ("POST", "/v1/chat/completions/../../../api/delete"),
-        ("GET", "//v1/models"),
-        ("GET", "/v1/models?x=/../files"),
-    ],
-)
-def test_nothing_else_of_an_account_is_reached(account, provider, method, path):
-    """An instructor: a learner with the class's key cannot list or delete the account's files."""
-    status, _, _ = raw(account, method, path, b"{}" if method == "POST" else b"")
-    assert 400 <= status < 500
-    assert Provider.seen == []
-
-
-@pytest.mark.slow
-def test_only_what_is_needed_goes_either_way(account, provider):
-    """An instructor: no cookie, organisation or inner address passes between learners."""
-    provider.setattr(Provider, "more", {"Set-Cookie": "session=first", "OpenAI-Organization": "me"})
-    headers = {"OpenAI-Organization": "other", "Cookie": "a=b", "X-Api-Key": "k"}
-    content = json.dumps({"model": "chosen", "messages": messages("Hi")}).encode()
-    for _ in range(2):
-        status, back, _ = raw(account, "POST", CHAT, content, **headers)
-        assert status == 200
-        assert not {"set-cookie", "openai-organization"} & {name.lower() for name in back}
-    for _, sent, body in Provider.seen:
-        sent = {name.lower(): value for name, value in sent.items()}
-        assert sent["authorization"] == "Bearer sk-SECRET"
-        assert not {"cookie", "openai-organization", "x-api-key"} & set(sent)
-        assert json.loads(body)["model"] == "chosen"
-
-
-@pytest.mark.slow
-def test_an_account_is_asked_for_one_model_within_bounds(account, provider):
-    """An instructor's bill: no other model, no endless reply, nothing that costs extra."""
-    assert chat(account, model="dearest")[0] == 404
-    for body, name in (
-        ({"max_completion_tokens": 501}, "max_completion_tokens"),
-        ({"max_tokens": 300, "n": 2}, "max_tokens"),
-        ({"n": 99}, "n"),
-        ({"store": True}, "store"),
-        ({"service_tier": "priority"}, "service_tier"),
-        ({"web_search_options": {}}, "web_search_options"),
-    ):
-        status, _, told = chat(account, **body)
-        assert (status, json.loads(told)["error"]["param"]) == (400, name)
-    assert Provider.seen == []
-    assert chat(account)[0] == 200
-    assert json.loads(Provider.seen[0][2])["max_tokens"] == 500
-    assert chat(account, tools=[{"type": "function"}])[0] == 200, "the provider's own business"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("status", [301, 307, 401, 403])
-def test_what_is_the_accounts_own_business_stays_inside(account, provider, status):
-    """An instructor whose key ran out: learners are told, and see no piece of key or address."""
-    provider.setattr(Provider, "status", status)
-    provider.setattr(Provider, "more", {"Location": "http://inner/v1/x"})
-    provider.setattr(Provider, "answer", {"error": {"message": "Incorrect key: sk-SEC***"}})
-    found, headers, body = chat(account)
-    assert found == 502 and headers["location"] is None
-    assert b"sk-SEC" not in body and b"inner" not in body
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("status", "answer", "says"),
-    [
-        (429, {"error": {"message": "Slow down.", "code": "rate"}}, "Slow down."),
-        (400, {"error": {"message": "No.", "param": "n"}}, "No."),
-        (404, {"error": "model not found"}, "model not found"),
-        (422, {"detail": "field required"}, "field required"),
-        (500, b"<html>oops</html>", "oops"),
-        (503, b"", "no reason"),
-        (400, b"\xff[", "["),
-    ],
-)
-def test_an_upstreams_error_keeps_its_status_and_reason(account, provider, status, answer, says):
-    """A learner behind vLLM, Ollama or a proxy: errors in one shape, whoever made them."""
-    provider.setattr(Provider, "status", status)
-    provider.setattr(Provider, "answer", answer)
-    provider.setattr(Provider, "more", {"Retry-After": "4"})
-    found, headers, body = chat(account)
-    assert (found, headers["retry-after"]) == (status, "4")
-    assert says in json.loads(body)["error"]["message"]
-
-
-@pytest.mark.slow
-def test_the_list_of_models_shows_the_chosen_one(account, provider):
-    """A learner who lists an account's models sees the one that answers, and no other."""
-    listed = {"data": [{"id": "dearest"}, {"id": "chosen", "owned_by": "somebody"}, "odd"]}
-    provider.setattr(Provider, "answer", listed)
-    told = json.loads(raw(account, "GET", "/v1/models")[2])
-    assert told == {"object": "list", "data": [{"id": "chosen", "owned_by": "somebody"}]}
-
-
-@pytest.mark.slow
-def test_a_stream_of_an_account_passes_and_is_counted(provider):
-    """An instructor who reads afterwards what each learner used, streams included."""
-    events = [{"choices": [{"delta": {"content": "Hi"}}]}, {"usage": {"total_tokens": 31}}]
-    stream = "".join(f"data: {json.dumps(e)}\n\n" for e in events) + "data: [DONE]\n\n"
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    provider.setattr(Provider, "answer", stream.encode())
-    provider.setattr(Provider, "kind", "text/event-stream")
-    told = {"upstream": f"http://127.0.0.1:{server.server_port}/v1", "upstream_key": "k"}
-    told["keys"] = {"Ada": "a" * 22, "Bob": "b" * 22}
-    with endpoint.launch(told, "chosen", "test") as gate:
-        assert chat(gate, stream=True)[2] == stream.encode()
-        gate.key = "b" * 22
-        provider.setattr(Provider, "answer", {"usage": {"total_tokens": 5}})
-        provider.setattr(Provider, "kind", "application/json")
-        assert chat(gate)[0] == 200
-    server.shutdown()
-    server.server_close()
-    assert gate.usage == [
-        {"learner": "Ada", "requests": 1, "tokens": 31},
-        {"learner": "Bob", "requests": 1, "tokens": 5},
-    ]
-
-
-# -- connections -----------------------------------------------------------------------------------
+def test_a_dead_upstream_is_a_bad_gateway():
+    """A learner whose server behind the gateway has gone: an error in OpenAI's shape, at once."""
+    nobody = endpoint.Server(f"http://127.0.0.1:{free_port()}/v1", "none", "m", "nobody")
+    with endpoint.limited(nobody, requests_per_minute=6000) as gate:
+        client = OpenAI(base_url=gate.base_url, api_key=gate.key, max_retries=0)
+        assert refused(client, gate) == (502, "bad_gateway")
 
 
 def test_small_answers_are_sent_at_once():
     """A learner who waits for each answer: 40 ms of each were Nagle's algorithm."""
-    listening = connections.listen(0)
+    listening = gateway.listen(0, "127.0.0.1")
 
     async def main():
         got = asyncio.Queue()
@@ -847,58 +825,3 @@ def test_small_answers_are_sent_at_once():
         return value
 
     assert asyncio.run(main())
-
-
-@pytest.mark.slow
-def test_who_connects_right_after_the_start_is_answered(account):
-    """A learner whose first request comes the moment that the server says it is ready."""
-    told = {"upstream": account.base_url, "upstream_key": account.key}
-    with endpoint.launch(told, "chosen", "test") as gate:
-        port = int(gate.base_url.split(":")[2].split("/")[0])
-        with socket.create_connection(("127.0.0.1", port), 5) as connection:
-            assert connection.getpeername()[1] == port
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of open files")
-def test_idle_strangers_and_few_file_handles_end_no_class(account, provider):
-    """A class on a machine that allows 300 open files, and a guest who opens 400 connections."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    started = subprocess.Popen
-
-    def few(*args, **more):
-        limit = (300, 300)
-        return started(
-            *args, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit), **more
-        )
-
-    provider.setattr("course_utils.endpoint.server.subprocess.Popen", few)
-    told = {"upstream": account.base_url, "upstream_key": account.key}
-    if soft < 1000:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    with endpoint.launch(told, "chosen", "test") as gate, ExitStack() as strangers:
-        port = int(gate.base_url.split(":")[2].split("/")[0])
-        for _ in range(400):
-            strangers.enter_context(socket.create_connection(("127.0.0.1", port), 5))
-        client = OpenAI(base_url=gate.base_url, api_key=gate.key, max_retries=5, timeout=60)
-        with ThreadPoolExecutor(16) as pool:
-            done = list(pool.map(lambda i: client.models.list().data[0].id, range(160)))
-    assert done == ["chosen"] * 160
-
-
-def test_the_answer_where_no_connection_is_left_says_when_to_come_back():
-    """A learner's client that is turned away waits and asks again, as the header says."""
-    head, _, body = connections.FULL.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503") and b"retry-after: 2" in head
-    assert json.loads(body)["error"]["code"] == "overloaded"
-
-
-@pytest.mark.slow
-def test_a_dead_upstream_is_a_bad_gateway():
-    """A learner whose server behind the gateway has gone: an error in OpenAI's shape, at once."""
-    nobody = endpoint.Server(f"http://127.0.0.1:{free_port()}/v1", "none", "m", "nobody")
-    with endpoint.limited(nobody, requests_per_minute=6000) as gate:
-        client = OpenAI(base_url=gate.base_url, api_key=gate.key, max_retries=0)
-        assert refused(client, gate) == (502, "bad_gateway")

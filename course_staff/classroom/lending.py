@@ -5,48 +5,14 @@ It knows neither HTTP nor models.
 
 import asyncio
 import hashlib
-import math
 import time
 
+from course_utils.endpoint.bucket import Bucket
+from course_utils.endpoint.gateway import wrong_key
 from course_utils.endpoint.refusals import Refusal
 
 SLOWEST = 5.0  # seconds that a wrong key waits at most
 FORGOTTEN = 60.0  # seconds after which wrong keys of an address are forgotten
-
-
-class Bucket:
-    """A limit of requests per minute, kept as a token bucket.
-
-    It gains one request every 60 / limit seconds and holds what comes in two seconds, so that a
-    program that sends a few at once is let through; at least two. OpenAI spreads its limits in the
-    same way: "for example, 1 request per second for a 60 RPM limit"
-    (help.openai.com/en/articles/5955604).
-    """
-
-    def __init__(self, requests_per_minute: float) -> None:
-        """Start full."""
-        self.limit = requests_per_minute
-        self.seconds_each = 60 / requests_per_minute
-        self.burst = max(min(2.0, requests_per_minute), requests_per_minute / 30)
-        self.held, self.at = self.burst, time.monotonic()
-
-    def take(self) -> int:
-        """Take one request out and return how many are left.
-
-        Raises:
-            Refusal: the bucket is empty; with `Retry-After`, in seconds.
-        """
-        now = time.monotonic()
-        self.held = min(self.burst, self.held + (now - self.at) / self.seconds_each)
-        self.at = now
-        if self.held < 1:
-            # A whole interval, not what is left of it: enough for certain, and a round number.
-            wait = math.ceil(self.seconds_each)
-            message = f"Rate limit reached: {self.limit:g} requests per minute. "
-            message += f"Try again in {wait} s."
-            raise Refusal(429, "rate_limit_exceeded", message, Retry_After=str(wait))
-        self.held -= 1
-        return int(self.held)
 
 
 class Learner:
@@ -91,22 +57,21 @@ class Lending:
 
         Whoever shares a key is told apart by their address.
         """
-        self.names = {_digest(key): name for name, key in keys.items()}
+        self.names = {digest(key): name for name, key in keys.items()}
         self.limit, self.tokens = limit, tokens
         self.learners: dict[str, Learner] = {}
         self.wrong: dict[str, tuple[int, float]] = {}
 
-    async def learner(self, authorization: str, address: str) -> Learner:
-        """The holder of the key in an `Authorization` header.
+    async def learner(self, key: str, address: str) -> Learner:
+        """The holder of a key.
 
         Raises:
             Refusal: it is none of the keys; later, the more wrong ones came from this address.
         """
-        scheme, _, key = authorization.partition(" ")
-        name = self.names.get(_digest(key.strip()))
-        if scheme.lower() != "bearer" or name is None:
+        name = self.names.get(digest(key))
+        if name is None:
             await self.slow_down(address)
-            raise Refusal(401, "invalid_api_key", "Incorrect API key provided.")
+            raise wrong_key()
         name = name or address
         if name not in self.learners:
             self.learners[name] = Learner(name, self.limit, self.tokens)
@@ -128,6 +93,6 @@ class Lending:
         return [{"learner": e.name, "requests": e.requests, "tokens": e.tokens} for e in every]
 
 
-def _digest(key: str) -> bytes:
+def digest(key: str) -> bytes:
     """A key's hash: looking that up takes as long for a nearly right key as for any other."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

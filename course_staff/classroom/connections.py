@@ -1,20 +1,16 @@
-"""The gateway's connections: how many, how long they may be idle, and on which socket.
+"""The class gateway's connections: how many, and how long they may be idle.
 
 A class opens hundreds at once, and strangers may open more. It knows nothing of what is asked.
 """
 
-import asyncio
-import json
-import socket
-import sys
 from typing import Any
 
-from course_utils.endpoint.refusals import busy
+from course_utils.endpoint.refusals import as_response, busy
 
 UNLIMITED = 4096  # open files where the system names no limit
 SPARE = 128  # of them, for everything that is no client
 FIRST_SECONDS = 10.0  # from a connection to its first request
-IDLE_SECONDS = 75  # between two requests
+IDLE_SECONDS = 80.0  # between two requests; uvicorn itself ends most after 75
 REUSABLE = 1.0  # seconds after which an idle connection may be closed to make room
 
 
@@ -36,31 +32,12 @@ def raise_file_limit() -> int:
     return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
-def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A socket that listens on `host`, on `port` or (0) on any free one.
-
-    Raises:
-        OSError: the port is taken, or not for this account.
-    """
-    # named TCP: asyncio switches Nagle's algorithm off only then, which costs 40 ms an answer
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    if sys.platform != "win32":
-        # or a port just left would count as taken; on Windows the option means sharing a port
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)  # from now on who connects waits, and is not turned away
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
 def guarded_protocol(most: int) -> Any:
     """The HTTP protocol of uvicorn, for at most `most` connections at a time.
 
     Where that many are open, the longest idle one is closed for a new one; where none is idle, the
-    new one gets a 503.
+    new one gets a 503. What was opened and never used, or stays silent in a request's head, is
+    closed after a while.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -75,6 +52,7 @@ def guarded_protocol(most: int) -> Any:
             self.since = self.loop.time()
             if len(self.connections) > most and not make_room(self.connections, self.since):
                 self.refused = True
+            self.loop.call_later(REUSABLE, self.look)
 
         def data_received(self, data: bytes) -> None:
             """Read a request, or turn it away."""
@@ -88,6 +66,15 @@ def guarded_protocol(most: int) -> Any:
             """Note that the connection is idle again."""
             self.since = self.loop.time()
             super().on_response_complete()
+
+        def look(self) -> None:
+            """Close the connection where it has been silent for too long; look again later."""
+            allowed = FIRST_SECONDS if self.cycle is None else IDLE_SECONDS
+            allowed = REUSABLE if self.refused else allowed  # turned away, and not even asking
+            if idle(self) and self.loop.time() - self.since >= allowed:
+                self.transport.close()
+            elif not self.transport.is_closing():
+                self.loop.call_later(2, self.look)
 
     return Guarded
 
@@ -107,25 +94,12 @@ def make_room(connections: Any, now: float) -> bool:
     return True
 
 
-async def sweep(connections: Any) -> None:
-    """Close, for ever, what was opened and never used, or stays silent in a request's head."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(2)
-        for one in list(connections):
-            allowed = FIRST_SECONDS if one.cycle is None else IDLE_SECONDS + 5
-            if one.refused:  # turned away, and not even asking
-                allowed = REUSABLE
-            if idle(one) and loop.time() - one.since > allowed:
-                one.transport.close()
-
-
 def raw(refusal: Any) -> bytes:
     """A refusal as the bytes of an HTTP response after which the connection ends."""
-    body = json.dumps(refusal.body()).encode()
-    head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
-    head += f"retry-after: {refusal.headers['Retry-After']}\r\nconnection: close\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    answer = as_response(refusal.body(), refusal.status)
+    answer.headers.update({**refusal.headers, "connection": "close"})
+    head = b"".join(b"%s: %s\r\n" % pair for pair in answer.raw_headers)
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + answer.body
 
 
 FULL = raw(busy("Too many connections at once. Send fewer at a time."))

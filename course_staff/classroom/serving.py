@@ -8,17 +8,20 @@ one model, and chat with it, within bounds. Learners set two variables.
 
 import argparse
 import csv
+import json
 import os
 import secrets
 import socket
 from pathlib import Path
 from typing import Any
 
-from course_utils.endpoint import Server, launch, probe
+from course_staff.classroom.gateway import USAGE
+from course_utils.endpoint import Server, probe
 from course_utils.endpoint.own import learners_own
-from course_utils.endpoint.server import check_limit, check_port, tiers_model
+from course_utils.endpoint.server import check_limit, check_port, launch, tiers_model
 from course_utils.errors import CourseError
 
+GATEWAY = "course_staff.classroom.gateway"
 EVERYWHERE = "0.0.0.0"
 KEY_LETTERS = 22  # of the 64 that a made-up key has: 132 bits
 TOKENS_A_REQUEST = 4096
@@ -76,15 +79,22 @@ def start(
         check_limit(requests_per_minute)
     check_port(port)  # before anything is asked of a provider
     told: dict[str, Any] = {"host": EVERYWHERE, "port": port, "keys": keys}
+    told |= {"key": next(iter(keys.values()))}
     told |= {"requests_per_minute": requests_per_minute, "tokens_each": tokens_each}
     own = learners_own()
     if own:
         probe(own)
         told |= {"upstream": own.base_url, "upstream_key": own.key}
         told["most_tokens"] = TOKENS_A_REQUEST
-        return launch(told, own.model, own.said_by)
+        return launch(told, own.model, own.said_by, GATEWAY)
     folder, model, who = tiers_model()
-    return launch({**told, "folder": str(folder)}, model, who)
+    return launch({**told, "folder": str(folder)}, model, who, GATEWAY)
+
+
+def usage(server: Server) -> list[dict[str, Any]]:
+    """What each learner used, the one with most tokens first; once the server is stopped."""
+    last = server.log[-1] if server.log else ""
+    return json.loads(last.removeprefix(USAGE)) if last.startswith(USAGE) else []
 
 
 def check_key(key: str) -> None:
@@ -184,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             ended = None
     print("\nStopped.")
-    for row in server.usage:
+    for row in usage(server):
         print(f"{row['learner']:20} {row['requests']:7,} requests {row['tokens']:10,} tokens")
     if ended:
         raise ended

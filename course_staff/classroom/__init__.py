@@ -1,0 +1,1 @@
+"""One endpoint for a whole class: keys, limits, connections, somebody's account behind it."""
