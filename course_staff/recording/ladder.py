@@ -94,6 +94,7 @@ def begun_before(path: Path, run: Json, wanted: tuple[str, ...]) -> list[Json]:
         return []
     before = json.loads(path.read_text(encoding="utf-8"))
     same = all(before[key] == run[key] for key in ("versions", "model", "setting"))
+    same = same and before["device"]["threads"] == run["device"]["threads"]
     names = tuple(row["rung"] for row in before["rungs"])
     return before["rungs"] if same and names == wanted[: len(names)] != wanted else []
 

@@ -1,6 +1,7 @@
 """The script that writes reference runs, on a tiny model and the CPU."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from course_staff.recording import build as record_build
 from course_staff.recording import gguf, ladder, quality, record
+from course_utils import data
 from course_utils.errors import CourseError
 from course_utils.memory import measured as memory
 from course_utils.memory import predict
@@ -188,6 +190,19 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert first == second and first["same_as_fp16"] is not None
     run(tmp_path, *words)
     assert tried == ["nf4", "fp16", "nf4"], "a whole run is measured anew"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((data.FOLDER / "recorded").glob("*.json")), ids=lambda path: path.stem
+)
+def test_what_a_real_model_said_is_the_scripts_own(path):
+    """A learner who trusts a recorded text: by which command, where, when, with which versions."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert told["command"].startswith("python -m course_staff.recording.speaking")
+    assert told["date"] and told["device"]["name"] and told["versions"]["torch"]
+    assert not re.search(r"/(home|root|tmp|work)/", json.dumps(told)), "a path of that machine"
+    for model in told.get("models", [told.get("model")]):
+        assert model["fingerprint"] and model["dtype"] in ("float32", "float16", "bfloat16")
 
 
 def test_a_gguf_file_is_a_rung(tmp_path):
