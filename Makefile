@@ -90,7 +90,7 @@ test-slow: .venv/test.done
 # It fails where an environment cannot be made and where a test is skipped for a reason that
 # tests/skips.toml does not have.
 test-all: export COURSE_SKIPS = listed
-test-all: test gptq autogptq small
+test-all: test gptq autogptq
 	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus,cluster,site]"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 -m slow tests
 
