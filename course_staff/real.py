@@ -69,24 +69,38 @@ def scores(notebook: Any) -> list[tuple[str, int, int]]:
     return found
 
 
-def _has_error(cell: Any) -> bool:
-    """Whether an executed cell shows an error."""
-    return any(output.output_type == "error" for output in cell.get("outputs", []))
+def _said(cell: str, error: Exception) -> str:
+    """What went wrong in a cell: its own error, its time, or the end of the kernel.
+
+    A kernel that is ended from outside raises one of several errors, some without a word.
+    """
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+    if isinstance(error, CellExecutionError):
+        return f"cell {cell}: {error.ename}: {error.evalue}"[:800]
+    if isinstance(error, CellTimeoutError):
+        return f"cell {cell}: it took longer than {executing.CELL_SECONDS} s"
+    return (
+        f"cell {cell}: the kernel was killed, by the system for want of memory or by who stopped "
+        f"the run ({type(error).__name__})"
+    )
 
 
 def run_one(path: Path) -> Run:
     """Run one notebook on the small model in a fresh kernel; what is stored stays as it is."""
     notebook = store.read(path)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # what is stored was not seen in this run
     run = Run(path.stem if path.parent == store.FOLDER else f"{path.parent.name}/{path.stem}")
-    began = time.monotonic()
+    at, began = ["before the first"], time.monotonic()
     with executing.as_a_program(), executing.Peak() as peak:
         os.environ["COURSE_MODEL"] = settings.SMALL
+        told: Any = {"on_cell_execute": lambda cell, cell_index: at.append(cell.id)}
         try:
-            executing.client(path, notebook).execute()
+            executing.client(path, notebook, **told).execute()
         except Exception as error:  # a failed cell, one that did not end, a dead kernel
-            kind = getattr(error, "ename", type(error).__name__)
-            failed = [c.id for c in notebook.cells if _has_error(c)][-1:]
-            run.error = f"cell {failed}: {kind}: {getattr(error, 'evalue', None) or error}"[:800]
+            run.error = _said(at[-1], error)
     run.minutes, run.peak_bytes = (time.monotonic() - began) / 60, peak.bytes
     run.scores = scores(notebook)
     return run

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from course_staff.notebooks import store
-from course_staff.recording import build, checkpoints, facts, quality, speed, training
+from course_staff.recording import build, checkpoints, facts, gguf, quality, speed, training
 from course_utils import machine
 from course_utils.errors import CourseError
 from course_utils.memory import fit, predict
@@ -34,6 +34,7 @@ class Plan:
     `source` is the model as it was named, `folder` its checkpoint (None: random weights of the
     shapes in `config`), `command` what is stored as the way to repeat it. `batch` rows of `length`
     tokens are read and `new_tokens` more written, `repeats` times; `rank` is the LoRA adapters'.
+    `gguf` is the file that the checkpoint was unpacked from, if there is one.
     """
 
     source: str
@@ -49,10 +50,13 @@ class Plan:
     repeats: int
     rank: int
     out: Path
+    gguf: Path | None = None
 
 
 def record(plan: Plan) -> Path:
     """Measure all that the plan names and write the run; the file is rewritten after each rung.
+
+    A run of the same day and setting that was stopped between two rungs goes on where it stopped.
 
     Raises:
         CourseError: the run cannot be written. A rung that this machine cannot run is no error: the
@@ -62,9 +66,15 @@ def record(plan: Plan) -> Path:
     run = begun(plan, where)
     path = _path(plan, run)
     exam = quality.Exam(plan.folder) if plan.folder else None
+    run["rungs"] = begun_before(path, run, plan.rungs)
+    if exam and "fp16" in [row["rung"] for row in run["rungs"]]:
+        exam.sat_by(build.loaded(exam.folder, "fp16", where), "fp16")  # what later ones are held to
     write(path, run)
-    for name in plan.rungs:
+    for name in plan.rungs[len(run["rungs"]) :]:
         run["rungs"].append(tried(name, partial(one_rung, plan, name, where, exam)))
+        write(path, run)
+    if plan.gguf and exam:
+        run["rungs"].append(tried("gguf", partial(gguf.measured, plan.gguf, plan.config, exam)))
         write(path, run)
     for method in plan.training:
         for checkpointing in (True, False):
@@ -76,6 +86,17 @@ def record(plan: Plan) -> Path:
             run["exchange"] = checkpoints.exchange(plan.folder, Path(work), where)
         write(path, run)
     return path
+
+
+def begun_before(path: Path, run: Json, wanted: tuple[str, ...]) -> list[Json]:
+    """The rungs of the same run where it was stopped before the last of those `wanted`."""
+    if not path.is_file():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = all(before[key] == run[key] for key in ("versions", "model", "setting"))
+    same = same and before["device"]["threads"] == run["device"]["threads"]
+    names = tuple(row["rung"] for row in before["rungs"])
+    return before["rungs"] if same and names == wanted[: len(names)] != wanted else []
 
 
 def begun(plan: Plan, where: str) -> Json:
@@ -111,7 +132,8 @@ def tried(name: str, work: Callable[[], Json]) -> Json:
         found = {"rung": name, "skipped": "out of memory", "why": str(error).splitlines()[0]}
     freed = memory.free()
     found["freed_to_the_byte"] = freed.returned
-    said = found.get("skipped") or "peak " + size(found["measured"]["peak_bytes"])
+    peak = found.get("measured", {}).get("peak_bytes")
+    said = found.get("skipped") or (f"peak {size(peak)}" if peak else "measured")
     print(f"{name:<14} {said}  ({time.perf_counter() - start:.0f} s)", flush=True)
     if not freed.returned:
         print(freed, flush=True)

@@ -9,8 +9,9 @@ and no moment with all 16-bit weights in memory. With `--model` they are a check
 says what ran where, when, with which versions and by which command, and for each rung the
 predicted and the measured bytes, the time to load, tokens/s and the peak; for a checkpoint also
 lesson 04's exam. A GPTQ rung is made with GPTQModel first; `--exchange` adds AutoGPTQ and who reads
-whose checkpoints. The recorded numbers that the lessons show in data/reference_runs/ are written by
-this script and nothing else.
+whose checkpoints; `--gguf` adds the file that the checkpoint came out of. A run that was stopped
+between two rungs goes on with the same command. The recorded numbers that the lessons show in
+data/reference_runs/ are written by this script and nothing else.
 """
 
 import argparse
@@ -64,10 +65,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--training", nargs="*", default=[], choices=("lora", "qlora"))
     parser.add_argument("--rank", type=_positive, default=16, help="of the LoRA adapters")
     parser.add_argument("--exchange", action="store_true", help="who reads whose GPTQ checkpoint")
+    parser.add_argument("--gguf", type=Path, help="the file that the checkpoint was unpacked from")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON")
     options = parser.parse_args(words)
-    if options.exchange and not options.model:
-        parser.error("--exchange needs a checkpoint: give --model")
+    if (options.exchange or options.gguf) and not options.model:
+        parser.error("--exchange and --gguf need a checkpoint: give --model")
     return options
 
 
@@ -92,7 +94,7 @@ def _plan(options: argparse.Namespace, words: Sequence[str]) -> ladder.Plan:
         source=options.model or options.config,
         folder=folder,
         config=predict.config(folder or options.config),
-        command=command(words, options.model or options.config, options.out),
+        command=command(words, options.model or options.config, options.out, options.gguf),
         rungs=tuple(options.rungs),
         training=tuple(options.training),
         exchange=options.exchange,
@@ -102,17 +104,18 @@ def _plan(options: argparse.Namespace, words: Sequence[str]) -> ladder.Plan:
         repeats=options.repeats,
         rank=options.rank,
         out=options.out,
+        gguf=options.gguf,
     )
 
 
-def command(words: Sequence[str], source: str, out: Path) -> str:
+def command(words: Sequence[str], source: str, out: Path, gguf: Path | None = None) -> str:
     """The command that makes this recording, as it is stored.
 
     Paths of this machine lose their folders: a reference run says nothing about where it was made.
     A hub id keeps its owner, without whom it names nothing.
     """
     here = Path(source).expanduser()
-    local = {str(out)} | ({source} if here.exists() or here.is_absolute() else set())
+    local = {str(out), str(gguf)} | ({source} if here.exists() or here.is_absolute() else set())
 
     def bare(word: str) -> str:
         head, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)

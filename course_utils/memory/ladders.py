@@ -106,7 +106,7 @@ def of_run(run: Row) -> Shown:
                 size(rung["predicted"]["weights_bytes"]),
                 size(found["weights_bytes"]),
                 f"{found['weights_bytes'] / base:.2f}" if base else "-",
-                f"{found['decode_tokens_s']:.0f}",
+                f"{found['decode_tokens_s']:.0f}" if "decode_tokens_s" in found else "-",
                 f"{quality['perplexity']:.2f}" if quality else "-",
             )
         )

@@ -39,6 +39,30 @@ def test_a_failed_cell_is_a_fault():
     assert real.Run("04", error="CellExecutionError: Group size 128").faults
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "the kernel was killed"),
+        ("raise ValueError('no room')", "ValueError: no room"),
+    ],
+)
+def test_how_a_notebook_ended(tmp_path, code, words):
+    """A maintainer reads a killed kernel's end in plain words, and nothing that was stored."""
+    cells = [("first", "1 + 1"), ("second", code), ("third", "2 + 2")]
+    stored = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code, id=name) for name, code in cells]
+    )
+    stored.cells[2].outputs = shown(score(1, 9, 10))
+    stored.cells[2].execution_count = 7
+    path = tmp_path / "short.ipynb"
+    nbformat.write(stored, path)
+    before = path.read_bytes()
+    run = real.run_one(path)
+    assert run.error.startswith(f"cell second: {words}") and run.scores == []
+    assert path.read_bytes() == before
+
+
 def test_without_the_model_one_is_told_how_to_get_it(monkeypatch):
     """A maintainer on a fresh machine reads the command that fetches the model."""
     monkeypatch.setattr(models, "is_here", lambda name: None)

@@ -1,17 +1,20 @@
 """The script that writes reference runs, on a tiny model and the CPU."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from course_staff.recording import build as record_build
-from course_staff.recording import record
+from course_staff.recording import gguf, ladder, quality, record
+from course_utils import data
 from course_utils.errors import CourseError
 from course_utils.memory import measured as memory
 from course_utils.memory import predict
 from course_utils.models import POCKET
+from tests.utils import wheel_stand_in
 
 TINY = {
     "model_type": "llama",
@@ -166,3 +169,61 @@ def test_the_recorded_command_can_be_run_again(tmp_path, words, source, kept):
     )
     found = record.command(given, source.format(**fill), Path(out))
     assert found == f"python -m course_staff record {(kept or words).format(**fill)}"
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    """Someone whose recording is cut off after an hour: the same command does only what is left."""
+    monkeypatch.setattr(quality, "REVIEWS", 4)
+    monkeypatch.setattr(quality, "READ", 4)
+    words = ("--model", str(POCKET), "--rungs", "fp16", "nf4")
+    whole = run(tmp_path, *words)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(json.dumps(whole | {"rungs": whole["rungs"][:1]}))
+    tried, measure = [], ladder.one_rung
+    monkeypatch.setattr(
+        ladder,
+        "one_rung",
+        lambda plan, name, *more: tried.append(name) or measure(plan, name, *more),
+    )
+    again = run(tmp_path, *words)
+    assert tried == ["nf4"] and again["rungs"][0] == whole["rungs"][0]
+    first, second = (found["rungs"][1]["quality"] for found in (whole, again))
+    assert first == second and first["same_as_fp16"] is not None
+    run(tmp_path, *words)
+    assert tried == ["nf4", "fp16", "nf4"], "a whole run is measured anew"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((data.FOLDER / "recorded").glob("*.json")), ids=lambda path: path.stem
+)
+def test_what_a_real_model_said_is_the_scripts_own(path):
+    """A learner who trusts a recorded text: by which command, where, when, with which versions."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert told["command"].startswith("python -m course_staff.recording.speaking")
+    assert told["date"] and told["device"]["name"] and told["versions"]["torch"]
+    assert not re.search(r"/(home|root|tmp|work)/", json.dumps(told)), "a path of that machine"
+    for model in told.get("models", [told.get("model")]):
+        assert model["fingerprint"] and model["dtype"] in ("float32", "float16", "bfloat16")
+
+
+def test_a_gguf_file_is_a_rung(tmp_path):
+    """A learner reads what a GGUF file takes: predicted from its formats to the byte."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    wheel_stand_in.tiny_gguf(folder / "tiny.gguf")
+
+    class Exam:
+        def sat_by(self, model, name):
+            return {"perplexity": float(model.config.vocab_size), "rung": name}
+
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, gguf_file="tiny.gguf")
+    config.tie_word_embeddings = True
+    row = gguf.measured(folder / "tiny.gguf", config, Exam())
+    assert row["rung"] == row["quality"]["rung"] == "gguf-q4_1"
+    assert row["predicted"]["weights_bytes"] == row["measured"]["weights_bytes"]
+    assert row["measured"]["file_bytes"] > row["measured"]["weights_bytes"]
+    with pytest.raises(CourseError, match="no GGUF file"):
+        gguf.measured(folder / "other.gguf", config, Exam())
