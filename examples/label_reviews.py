@@ -372,7 +372,7 @@ def with_ray(source: Path, target: Path, workers: int, rows: int, address: str |
     except Exception as error:
         raise explained(error, target) from None
     finally:
-        ray.shutdown()
+        cluster.stop()
 
 
 def main(arguments: list[str] | None = None) -> int:
