@@ -27,6 +27,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # and no warning of how that will change
     "RAY_prestart_worker_first_driver": "0",  # workers when they are wanted, not before
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ part; what stops a job comes as a Python error
 }
 # Ports that a node's own helpers would choose and tell Ray; where the machine is busy they tell it
 # later than the 15 s that Ray waits, and the start fails. Chosen here, they need not be told.

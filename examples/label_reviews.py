@@ -76,8 +76,11 @@ class Labeller:
         if not text.strip():
             return None, "empty: nothing but spaces"
         if len(text) < 50 * self.room:  # counting the tokens of a whole book takes long
-            chat = messages(text)
-            ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+            try:
+                chat = messages(text)
+                ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+            except Exception as error:  # like a template that wants no [INST] in a message
+                return None, f"refused: {error}"[:300]
             tokens = len(ids["input_ids"] if hasattr(ids, "keys") else ids)
             if tokens <= self.room:
                 return chat, None
@@ -204,6 +207,16 @@ def check_input(source: Path) -> dict[str, Any]:
             "The ids are of different types from file to file.",
             ", ".join(sorted({str(column.type) for column in ids})) + ".",
             "Write the files again with ids of one type.",
+        )
+    if not (
+        pa.types.is_integer(ids[0].type)
+        or pa.types.is_string(ids[0].type)
+        or pa.types.is_large_string(ids[0].type)
+    ):
+        raise CourseError(
+            f"The ids are {ids[0].type}.",
+            "The job tells rows apart by ids that are whole numbers or text.",
+            "Number the rows: table['id'] = range(len(table)).",
         )
     return fingerprint(files, ids)
 
@@ -390,7 +403,7 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray turns a SIGTERM into the second
         print(f"Stopped. Run the same command again: it goes on from what is in {said.output}.")
         return 130
     return 0
