@@ -52,7 +52,7 @@ def _one_loss(answer: Callable[[list[tuple[float, int]]], float]) -> str:
 
 # reviews, reviews a second of one card, seconds until a card works, seconds until the deadline
 FLEETS = (
-    (1_000_000, 100, 600, 3600),
+    (1_000_000, 100, 1200, 3600),  # without the start 3, rounded down 4, rounded up 5
     (1_000_000, 125, 0, 8000),  # exactly one
     (1_000_000, 100, 600, 5600),  # exactly two
     (1_000_001, 100, 600, 5600),  # one review too many for two
@@ -77,12 +77,9 @@ def _fewest_cards(answer: Callable[[int, float, float, float], int | None]) -> s
             raise Wrong(f"{asked} it gives {found:g} cards. You can rent 1, 2, 3 and so on.")
         done = found * rate * (deadline - start)
         if done < reviews:
-            late = " while the cards start" if found * rate * deadline >= reviews else ""
-            raise Wrong(
-                f"{asked} it gives {found:g}: they do {done:,.0f} in time; nothing is done{late}."
-                if late
-                else f"{asked} it gives {found:g}: they do {done:,.0f} in time, which is too few."
-            )
+            late = found == math.ceil(reviews / (rate * deadline)) != reviews // (done / found)
+            why = "nothing is done while the cards start" if late else "too few"
+            raise Wrong(f"{asked} it gives {found:g}: they do {done:,.0f} in time, {why}.")
         if (found - 1) * rate * (deadline - start) >= reviews:
             raise Wrong(f"{asked} it gives {found:g}: one card fewer would do as well.")
     for start, deadline in ((600, 600), (600, 300)):

@@ -19,12 +19,11 @@ port=6379
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --port="$port" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
-sleep 15
+until ray status --address "$head:$port" >/dev/null 2>&1; do sleep 1; done
 if ((SLURM_NNODES > 1)); then
     srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \
         ray start --address="$head:$port" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
-    sleep 15
-fi
+fi  # they may join while the job is running already
 
 # The job ends with this line; Slurm then ends Ray on all machines.
 python examples/label_reviews.py "$HOME/reviews/input" "$HOME/reviews/output" \
