@@ -37,6 +37,7 @@ from course_utils.models import model_path, weights_bytes
 COLUMNS = ("id", "text", "label", "reply", "problem")
 NEW_TOKENS = 20
 FILE_ROWS = 5_000  # of one file in labels/, at most
+OTHERS = 4  # cores to give away beside the workers': without them Ray waits for itself for ever
 OURS = {".lock", ".job.json.new"}  # files that do not make an output folder another's
 
 
@@ -368,16 +369,16 @@ def run(source: Path, target: Path, workers: int, address: str | None) -> str:
 
 def with_ray(source: Path, target: Path, workers: int, rows: int, address: str | None) -> None:
     """Start or join Ray, label, and leave no process of it behind."""
-    cluster.start(workers + 1, address)  # one more: reading and writing take a turn as well
+    cluster.start(workers + OTHERS, address)
     import ray
 
     try:
         cores = int(ray.cluster_resources().get("CPU", 0))
-        if cores < workers:
+        if cores < workers + OTHERS:
             raise CourseError(
                 f"The cluster has {cores} cores, too few for {workers} workers.",
-                "A worker takes one, and Ray would wait for it.",
-                f"Say --workers {cores} or fewer, or add nodes.",
+                f"Each takes one, and reading, writing and book-keeping {OTHERS}.",
+                f"Say --workers {max(1, cores - OTHERS)}, or add nodes.",
             )
         label(source, target, workers, rows)
     except (CourseError, OSError):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
+from course_utils.exercises import lesson_07_bill
 
 
 def _still_to_do(answer: Callable[[list[Any], dict[str, list[Any]]], Any]) -> str:
@@ -149,6 +150,7 @@ EXERCISES = {
             "shared part is longer than left.",
         ),
     ),
+    **lesson_07_bill.EXERCISES,
 }
 
 QUIZ: list[Question] = [

@@ -144,7 +144,7 @@ import label_reviews
 from course_utils import cluster
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
-machines = cluster.nodes(3, 2)
+machines = cluster.nodes(6, 3)
 joined = cluster.start
 
 def start(cpus, address=None):
@@ -158,7 +158,7 @@ def lose():
 
 cluster.start = start
 threading.Thread(target=lose, daemon=True).start()
-code = label_reviews.main([str(source), str(target), "--workers", "4"])
+code = label_reviews.main([str(source), str(target), "--workers", "2"])
 print("nodes left:", 1 + len(machines.worker_nodes))
 sys.exit(code)
 """

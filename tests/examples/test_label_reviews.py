@@ -274,7 +274,12 @@ def test_the_job_labels_every_row_once_and_leaves_no_process(tmp_path):
     found = tried.labels(target)
     assert len(found) == 111 and sum(label is None for label in found.values()) == 8
     note = json.loads((target / "job.json").read_text())
-    assert note["done"] and note["problems"] == {"empty": 3, "not text": 2, "too long": 2, "refused": 1}
+    assert note["done"] and note["problems"] == {
+        "empty": 3,
+        "not text": 2,
+        "too long": 2,
+        "refused": 1,
+    }
     tried.until(lambda: not run.processes(), "Ray's processes to end")
     here = script.Labeller("pocket")(pq.read_table(source / "a.parquet"))
     same = sum(found[row["id"]] == row["label"] for row in here.to_pylist())

@@ -250,7 +250,10 @@ WRONG = {
         (lambda b, s, start, e, sh: 0, "there has to be one"),
         (lambda b, s, start, e, sh: "two", "a number of workers"),
         (lambda b, s, start, e, sh: max(1, math.ceil(b * (e + sh) / (s - start))), "fewer"),
-        (lambda b, s, start, e, sh: max(1, math.ceil(b * e / (s - start))), "the shared part alone"),
+        (
+            lambda b, s, start, e, sh: max(1, math.ceil(b * e / (s - start))),
+            "the shared part alone",
+        ),
     ],
 }
 TRIED = [(key, answer) for key, answers in RIGHT.items() for answer in answers]
@@ -272,7 +275,10 @@ def test_a_wrong_answer_hears_what_it_did(capsys, key, answer, told):
 
 def test_every_exercise_is_tried_with_enough_answers():
     """A learner of any exercise is protected in the same way."""
-    for key in lesson_07.EXERCISES:
+    assert set(RIGHT) | {"07.4", "07.5"} == set(lesson_07.EXERCISES), (
+        "the others: test_lesson_07_bill"
+    )
+    for key in RIGHT:
         assert len(RIGHT[key]) >= 5 and len(WRONG[key]) >= 8
 
 
