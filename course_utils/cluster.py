@@ -33,6 +33,7 @@ QUIET = {
 # later than the 15 s that Ray waits, and the start fails. Chosen here, they need not be told.
 PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 PORTS += ("metrics_export_port",)
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # how gRPC, Ray's language, begins
 LEAN = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 # what Ray says, and what that means: (pattern, what happened, what to do)
 MEANINGS = (
@@ -145,12 +146,12 @@ def nodes(*cpus: int) -> Any:
             return _started[-1]
         except Exception as error:
             stop()
-            if not left:
+            if not left or "timed out" not in str(error):
                 raise meaning(error) from None
 
 
 def stop() -> None:
-    """End this process's Ray and its nodes, if there are any, half-started ones included."""
+    """End this process's Ray and its nodes, half-started ones included."""
     import psutil
     import ray
 
@@ -177,7 +178,7 @@ def free_ports(count: int) -> list[int]:
 def answers(address: str) -> None:
     """Raise `CourseError` unless somebody listens at `address`: Ray itself would wait long."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto":
+    if address == "auto" or os.environ.get("RAY_USE_TLS", "0") != "0":
         return
     if not host or not port.isdigit():
         raise CourseError(
@@ -185,14 +186,22 @@ def answers(address: str) -> None:
             "It has a host and a port.",
             "Write for example 10.0.0.5:6379, as `ray start --head` prints it, or auto.",
         )
+    why = "The head node is down, the port is another, or a firewall is between."
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        with socket.create_connection((host, int(port)), timeout=5) as line:
+            line.sendall(HELLO)
+            if line.recv(4)[3:] == b"\x04":  # a frame with settings: it speaks as Ray does
+                return
+            why = "Something else than Ray listens there."
+    except TimeoutError:
+        why += " Or something else than Ray listens there."
     except (OSError, OverflowError):
-        raise CourseError(
-            f"Nobody answers at {host}:{port}.",
-            "The head node is down, the port is another, or a firewall is between.",
-            "Look at what `ray start --head` printed there; `ray status` on it says more.",
-        ) from None
+        pass
+    raise CourseError(
+        f"No Ray answers at {host}:{port}.",
+        why,
+        "Look at what `ray start --head` printed there; `ray status` on it says more.",
+    )
 
 
 def meaning(error: BaseException) -> CourseError:
