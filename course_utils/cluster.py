@@ -85,8 +85,10 @@ def ready() -> Any:
         import ray.data
     except ImportError as error:
         raise CourseError("Ray is not installed.", str(error), f"{INSTALL}.") from None
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # what it tells the screen comes as an error
+            handler.setLevel(logging.CRITICAL)
     return ray
 
 

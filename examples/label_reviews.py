@@ -151,8 +151,8 @@ def label(source: Path, target: Path, workers: int, rows: int, batch: int = 64) 
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
-            max_restarts=-1,  # a worker that is lost is started again …
-            max_task_retries=5,  # … but rows that kill every worker end the job
+            max_task_retries=-1,  # what is lost with a worker or its node is tried again …
+            max_restarts=20,  # … but rows that kill every worker end the job at some time
         ).write_parquet(str(target / "labels"))
     finally:
         context.checkpoint_config = None

@@ -1,6 +1,8 @@
 """The job that a reader takes to work: bad input, bad rows, and what breaks in between."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -311,6 +313,30 @@ def test_a_lost_node_is_survived(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_disk_that_runs_full_is_named_and_the_job_goes_on_elsewhere(tmp_path):
+    """A user whose output disk is too small: one message, nothing half-written taken for whole."""
+    source, small = tmp_path / "reviews.parquet", tmp_path / "small"
+    tried.write_reviews(source, 640)
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size=48k tmpfs '{small}'"
+    within = ("unshare", "-rm", "sh", "-c")
+    if not shutil.which("unshare") or subprocess.run([*within, mount], check=False).returncode:
+        pytest.skip("making a small disk takes user namespaces, which this machine does not allow")
+    # what is on the small disk is gone with its process: look at it from within
+    look = f"ls '{small}/out' >&2; cat '{small}/out/job.json' >&2"
+    command = f"{mount} && {sys.executable} {tried.SCRIPT} {source} {small}/out; {look}"
+    done = subprocess.run(
+        [*within, command],
+        env={**os.environ, "PYTHONPATH": str(tried.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=tried.PATIENCE,
+    )
+    assert "is full" in done.stderr and "Make room" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and '"done"' not in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_job_says_how_to_go_on(tmp_path, sent):
     """A user who presses Ctrl+C, or whose scheduler ends the job: no traceback, no process left."""
@@ -339,7 +365,7 @@ def test_without_ray_the_script_says_what_to_install(tmp_path):
             "out",
         ],
         cwd=tmp_path,
-        env={**__import__("os").environ, "PYTHONPATH": str(tried.ROOT)},
+        env={**os.environ, "PYTHONPATH": str(tried.ROOT)},
         capture_output=True,
         text=True,
     )
