@@ -84,7 +84,7 @@ def test_fsdp_accepts_its_settings():
         fsdp_version=given.pop("version"), transformer_cls_names_to_wrap=[layer], **given
     )
     assert hasattr(modeling_llama, layer) and plugin.reshard_after_forward is True
-    with pytest.raises(ValueError):
+    with pytest.raises(KeyError):  # the check can fail
         FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDS")
 
 
