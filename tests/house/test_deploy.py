@@ -70,6 +70,24 @@ def test_accelerate_reads_its_files(name):
     assert str(settled.distributed_type.value) == read(name)["distributed_type"]
 
 
+def test_fsdp_accepts_its_settings():
+    """Whoever trains on several cards: values are checked, too, and the layer's name is Llama's."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from transformers.models.llama import modeling_llama
+
+    given = {
+        key.removeprefix("fsdp_"): one
+        for key, one in read("accelerate_fsdp.yaml")["fsdp_config"].items()
+    }
+    layer = given.pop("transformer_layer_cls_to_wrap")
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=given.pop("version"), transformer_cls_names_to_wrap=[layer], **given
+    )
+    assert hasattr(modeling_llama, layer) and plugin.reshard_after_forward is True
+    with pytest.raises(KeyError):  # the check can fail
+        FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDS")
+
+
 def test_accelerate_would_refuse_a_misspelt_key(tmp_path):
     """The check above can fail."""
     from accelerate.commands.config.config_args import load_config_from_file
