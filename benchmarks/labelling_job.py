@@ -93,7 +93,9 @@ def broken(folder: Path, times: int, rows: int) -> None:
                 whole += len(tried.labels(target)) == rows
             except AssertionError as error:
                 print(f"{kind.__name__}: {error}", flush=True)
-        print(f"{kind.__name__}: {whole} of {times} times every review exactly once", flush=True)
+            print(
+                f"{kind.__name__}: {whole} of {n + 1} times every review exactly once", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -26,13 +26,14 @@ TRIES = 3
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # and no warning of how that will change
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # nor what Ray tells of each worker; it is in its logs
     "RAY_prestart_worker_first_driver": "0",  # workers when they are wanted, not before
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ part; what stops a job comes as a Python error
 }
 # Ports that a node's own helpers would choose and tell Ray; where the machine is busy they tell it
 # later than the 15 s that Ray waits, and the start fails. Chosen here, they need not be told.
-PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-PORTS += ("metrics_export_port",)
+PORTS = ["metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port"]
+PORTS += ["metrics_export_port"]
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # how gRPC, Ray's language, begins
 LEAN = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 # what Ray says, and what that means: (pattern, what happened, what to do)
@@ -134,9 +135,7 @@ def nodes(*cpus: int) -> Any:
 
     stop()
     if SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < STORE:
-        print(
-            f"/dev/shm has {free >> 20} MiB free, so Ray keeps its rows in /tmp, which is slower."
-        )
+        print(f"/dev/shm has {free >> 20} MiB free, so Ray keeps its rows in /tmp: slower.")
         print("In a container: docker run --shm-size=1g …")
     for left in reversed(range(TRIES)):
         _started.append(Cluster())
@@ -155,14 +154,17 @@ def nodes(*cpus: int) -> Any:
 def stop() -> None:
     """End this process's Ray and its nodes, half-started ones included."""
     import psutil
-    import ray
 
+    if (ray := sys.modules.get("ray")) is None:
+        return
     ray.shutdown()
     while _started:
         _started.pop().shutdown()
+    package = os.path.dirname(str(ray.__file__))
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if f"ray{os.sep}core" in (said := " ".join(child.cmdline())) or "ray::" in said:
+            said = " ".join(child.cmdline())
+            if package in said or said.startswith("ray::"):
                 child.kill()
 
 

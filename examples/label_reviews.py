@@ -219,6 +219,8 @@ def check_input(source: Path) -> dict[str, Any]:
             "The job tells rows apart by ids that are whole numbers or text.",
             "Number the rows: table['id'] = range(len(table)).",
         )
+    if not any(map(len, ids)):
+        raise CourseError(f"{source} holds no rows.", "", "Look at how the file was written.")
     return fingerprint(files, ids)
 
 

@@ -44,6 +44,19 @@ def _bill(ways: Ways, reviews: int, deadline: float, gpu: float, people: float) 
     return Shown(f"{chart.text}\n{given}: {said}", png=chart.png)
 
 
+def _slider(options: tuple[float, ...], value: float, description: str) -> Any:
+    """A slider over the options that a learner can choose."""
+    import ipywidgets as widgets
+
+    return widgets.SelectionSlider(
+        options=options,
+        value=value,
+        description=description,
+        style=WIDE,
+        layout=widgets.Layout(width="60%"),
+    )
+
+
 def bill(
     ways: Ways,
     reviews: int = 1_000_000,
@@ -68,20 +81,11 @@ def bill(
         return _bill(ways, reviews, deadline, gpu_dollars, people_dollars)
     import ipywidgets as widgets
 
-    def slider(options: tuple[float, ...], value: float, description: str) -> Any:
-        return widgets.SelectionSlider(
-            options=options,
-            value=value,
-            description=description,
-            style=WIDE,
-            layout=widgets.Layout(width="60%"),
-        )
-
     controls = [
-        slider(REVIEWS, reviews, "reviews:"),
-        slider(HOURS, deadline, "within hours:"),
-        slider(GPU_DOLLARS, gpu_dollars, "$ a GPU hour:"),
-        slider(PEOPLE_DOLLARS, people_dollars, "$ a work hour:"),
+        _slider(REVIEWS, reviews, "reviews:"),
+        _slider(HOURS, deadline, "within hours:"),
+        _slider(GPU_DOLLARS, gpu_dollars, "$ a GPU hour:"),
+        _slider(PEOPLE_DOLLARS, people_dollars, "$ a work hour:"),
     ]
     result = widgets.HTML()
 

@@ -83,6 +83,10 @@ def twice_in_two_files(folder):
         (lambda f: write(f / "a.parquet", id=[7, 8, 7], text=["a", "b", "c"]), "id 7 is there"),
         (lambda f: write(f / "a.parquet", id=[7, None], text=["a", "b"]), "A row has no id"),
         (lambda f: write(f / "a.parquet", id=[1.5, 2.0], text=["a", "b"]), "whole numbers or text"),
+        (
+            lambda f: write(f / "a.parquet", id=pa.array([], "int64"), text=pa.array([], "string")),
+            "no rows",
+        ),
         (ids_of_two_types, "different types"),
         (twice_in_two_files, "id 2 is there"),
     ],
