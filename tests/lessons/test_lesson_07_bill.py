@@ -1,11 +1,14 @@
 """Lesson 07, second half: its exercises tell right from wrong; its formulas; two processes."""
 
+import asyncio
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,6 +191,109 @@ def test_the_bound_is_above_what_was_measured(cells, capsys):
         best = left["at_best"](left["mistral"], "RTX 4090", 256, 100, run_["at_once"])
         assert 0.5 < run_["requests_per_second"] / best < 1
     assert left["share"] == pytest.approx(11.87 / best)
+
+
+def test_as_many_reviews_fit_a_card_as_the_lesson_says(cells, capsys):
+    """A learner who sizes a server: the reviews fit the share of the card, and no more do."""
+    from course_utils.memory import predict
+
+    given = {"guessed": lambda *_: None, "tokens_in": 41.8, "tokens_out": 3}
+    left = run(cells, "gpu-page", **given)
+    capsys.readouterr()
+    for card in fit.cards():
+        room = left["room_for_cache"](card)
+        if room <= 0:
+            assert predict.weights(left["seven"], "fp16").total > 0.8 * card.usable_bytes
+            continue
+        count = int(room / left["a_token"] // 48)
+        by_part = predict.inference(left["seven"], "fp16", batch=count, length=48).parts
+        work = predict.activations(left["seven"], "fp16", 1, 2048)
+        taken = by_part["weights"] + by_part["kv cache"] + by_part["overhead"] + work
+        assert taken <= 0.9 * card.usable_bytes < taken + 48 * left["a_token"]
+    assert [left["in_pages"](n) for n in (1, 16, 17, 48)] == [16, 16, 32, 48]
+
+
+def test_the_bill_adds_up(cells, capsys):
+    """A learner who decides by it: each way's dollars and hours are what its parts make."""
+    rents = {row["card"]: row for row in data.table("prices")["rent"]}
+    rate = 1e6 / 3600 / 2  # a million in two hours
+    given = {"rents": rents, "rates": {"L4": rate}, "tokens_in": 40.0, "tokens_out": 5}
+    ways = run(cells, "bill-ways", **given)["ways"]
+    capsys.readouterr()
+    alone = ways(1_000_000, 1.0, 0)
+    assert alone["API"] == pytest.approx((40 * 0.4 + 5 * 1.6, 1e6 / 500 / 60))
+    assert alone["API by tomorrow"] == pytest.approx((alone["API"][0] / 2, 24))
+    assert alone["1 L4"] == pytest.approx((2.25, 2.25))
+    assert alone["10 L4"] == pytest.approx((10 * 0.25 + 2, 0.25 + 0.2))
+    assert alone["1 L4, spot"][0] == pytest.approx((0.25 + 2.2) * 0.44 / 0.78)
+    paid = ways(1_000_000, 1.0, 60)
+    assert all(paid[way][1] == alone[way][1] and paid[way][0] > alone[way][0] for way in alone)
+    assert ways(2_000_000, 1.0, 0)["API"][0] == pytest.approx(2 * alone["API"][0])
+
+
+def test_sharding_divides_what_is_kept(cells, capsys):
+    """A learner who rents by the table: every card added takes its share, down to what is whole."""
+    from course_utils.memory import predict
+
+    left = run(cells, "two-cards", predict=predict)
+    capsys.readouterr()
+    on_each_card, seven = left["on_each_card"], predict.config("llama-2-7b")
+    for method in ("full", "lora"):
+        one, two, many = (on_each_card(seven, method, n, True) for n in (1, 2, 10**9))
+        need = left["training"].training(seven, method, 16, 1, 1024, "bf16")
+        assert one - two == pytest.approx((need.total - need.parts["activations"]) / 2)
+        whole = 2 * predict.weights(seven, "fp16").total / seven.num_hidden_layers
+        assert need.parts["activations"] < many < need.parts["activations"] + 2 * whole + 2**30
+        alone = on_each_card(seven, method, 8, False)
+        assert alone == need.total + need.parts["gradients"] + predict.CUDA_OVERHEAD
+
+
+class Caller:
+    """A client whose answers are the reviews themselves, the later ones first."""
+
+    def __init__(self):
+        self.under_way = self.most = 0
+        self.chat = self.completions = self
+
+    async def create(self, messages, **_):
+        """The review, after a while."""
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        text = messages[-1]["content"]
+        for _ in range(100 - int(text)):
+            await asyncio.sleep(0)
+        self.under_way -= 1
+        message = SimpleNamespace(content=text)
+        return SimpleNamespace(choices=[SimpleNamespace(message=message)])
+
+
+@pytest.mark.parametrize("callers", [1, 3, 50])
+def test_the_load_test_asks_for_each_review_once(cells, callers):
+    """A learner who compares labels under load: they come in the order of the reviews."""
+    caller = Caller()
+    given = {
+        "caller": caller,
+        "time": time,
+        "server": SimpleNamespace(model="m"),
+        "messages": lambda text: [{"content": text}],
+        "parse_label": lambda reply: f"label {reply}",
+    }
+    under_load = run(cells, "load-call", **given)["under_load"]
+    texts = [str(n) for n in range(40)]
+    labels, seconds, whole = asyncio.run(under_load(texts, callers))
+    assert labels == [f"label {text}" for text in texts]
+    assert caller.most == min(callers, len(texts)) and len(seconds) == len(texts)
+    assert seconds == sorted(seconds) and whole >= seconds[-1]
+
+
+def test_percentiles_are_waits_that_somebody_had(cells, capsys):
+    """A learner who reads p99: it is no mean, and one unlucky caller of a hundred is not in it."""
+    waits = [float(n) for n in range(1, 100)] + [1000.0]
+    given = {"loads": {1: ([], waits, 50.0)}, "most": 1, "guessed": lambda *_: None}
+    left = run(cells, "load-table", **given)
+    assert left["speed"] == {1: 2.0} and left["wait"] == {1: 50.0}
+    assert "50.00   95.00   99.00" in capsys.readouterr().out
+    assert left["percentile"](waits, 1) == 1000 and left["percentile"]([7.0], 0.5) == 7
 
 
 def test_prices_and_figures_of_cards_have_sources():
