@@ -335,7 +335,7 @@ def test_two_processes_train_like_one(cells, tmp_path):
         (tmp_path / f"{name}.py").write_text(source)
         command = [*start, str(tmp_path / f"{name}.py"), str(given)]
         ran = subprocess.run(
-            command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=600
+            command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=1800
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         found[name] = json.loads((tmp_path / f"{name}.json.out").read_text())
