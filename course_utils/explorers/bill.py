@@ -10,7 +10,7 @@ from typing import Any
 
 from course_utils import plots, settings
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import WIDE, as_html, boxed
+from course_utils.explorers.controls import as_html, boxed, panel, slider
 from course_utils.plots import Shown
 
 Ways = Callable[[int, float, float], Mapping[str, tuple[float, float]]]
@@ -44,19 +44,6 @@ def _bill(ways: Ways, reviews: int, deadline: float, gpu: float, people: float) 
     return Shown(f"{chart.text}\n{given}: {said}", png=chart.png)
 
 
-def _slider(options: tuple[float, ...], value: float, description: str) -> Any:
-    """A slider over the options that a learner can choose."""
-    import ipywidgets as widgets
-
-    return widgets.SelectionSlider(
-        options=options,
-        value=value,
-        description=description,
-        style=WIDE,
-        layout=widgets.Layout(width="60%"),
-    )
-
-
 def bill(
     ways: Ways,
     reviews: int = 1_000_000,
@@ -79,21 +66,15 @@ def bill(
     """
     if settings.static():
         return _bill(ways, reviews, deadline, gpu_dollars, people_dollars)
-    import ipywidgets as widgets
 
-    controls = [
-        _slider(REVIEWS, reviews, "reviews:"),
-        _slider(HOURS, deadline, "within hours:"),
-        _slider(GPU_DOLLARS, gpu_dollars, "$ a GPU hour:"),
-        _slider(PEOPLE_DOLLARS, people_dollars, "$ a work hour:"),
-    ]
-    result = widgets.HTML()
+    def draw(**values: Any) -> str:
+        shown = _bill(ways, **values)
+        return as_html(shown, boxed(html.escape(shown.text.splitlines()[-1])))
 
-    def redraw(_: object = None) -> None:
-        shown = _bill(ways, *(control.value for control in controls))
-        result.value = as_html(shown, boxed(html.escape(shown.text.splitlines()[-1])))
-
-    for control in controls:
-        control.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([*controls, result])
+    controls = {
+        "reviews": slider(REVIEWS, reviews, "reviews:"),
+        "deadline": slider(HOURS, deadline, "within hours:"),
+        "gpu": slider(GPU_DOLLARS, gpu_dollars, "$ a GPU hour:"),
+        "people": slider(PEOPLE_DOLLARS, people_dollars, "$ a work hour:"),
+    }
+    return panel(draw, controls)

@@ -66,3 +66,8 @@ def test_sliders_ask_the_lessons_function_again(live):
     assert "cheapest in time: quick, $2" in result.value
     hours.value, reviews.value = 24, 100_000_000
     assert "<b>cards" not in result.value and "&lt;b&gt;cards" in result.value
+
+
+def test_a_function_that_gives_nothing_is_told_in_the_widget_too(live):
+    """A learner at the sliders reads what is wrong where the picture would be."""
+    assert "There is no way to compare." in explorers.bill(lambda *_: {}).children[-1].value
