@@ -6,6 +6,7 @@ real [NOTEBOOK…] [--cards]               all lessons on SmolLM2: errors, minut
 publish slides|site FOLDER               the lessons as slides or as a web site
 record …                                 a reference run on this machine (`record --help`)
 serve [--learners N] [--limit N] …       one endpoint for a whole class (`serve --help`)
+collect FOLDER [--table FILE] …          check what learners handed in, into one table
 address URL                              after a fork: put your repository's address everywhere
 """
 
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 from course_staff import classroom, publish, real
+from course_staff.collecting import collect, running
 from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
@@ -51,6 +53,12 @@ def publish_lessons(args: argparse.Namespace) -> int:
     """Write slides or the site and name the pages."""
     pages = publish.slides(args.folder) if args.what == "slides" else publish.site(args.folder)
     print("\n".join(map(str, pages)))
+    return 0
+
+
+def collect_notebooks(args: argparse.Namespace) -> int:
+    """Check what learners handed in and write the table."""
+    print(collect.run(args.folder, args.table, args.at_once, args.seconds))
     return 0
 
 
@@ -95,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("serve", help="one endpoint for a whole class")
     classroom.add_arguments(one)
     one.set_defaults(run=classroom.run)
+
+    one = commands.add_parser("collect", help="check what learners handed in, into one table")
+    one.add_argument("folder", type=Path, help="notebooks or packed files, under any names")
+    one.add_argument("--table", type=Path, default=Path("handed_in"), help="default: handed_in")
+    one.add_argument("--at-once", type=int, metavar="N", help="notebooks at once; default: cores")
+    one.add_argument("--seconds", type=int, default=running.SECONDS, help="for one exercise")
+    one.set_defaults(run=collect_notebooks)
 
     one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
     one.add_argument("url", help="like https://github.com/owner/name")

@@ -1,4 +1,4 @@
-"""A container's memory limit is what the course goes by, not the memory of the machine around it."""
+"""A container's memory limit is what the course goes by, not that of the machine around it."""
 
 import os
 import subprocess

@@ -1,0 +1,221 @@
+"""`python -m course_staff collect FOLDER`: one table of who solved which exercise.
+
+It takes notebooks under any name, and what `python -m course_utils submit` packed. Who a learner is
+follows from the file's place and name alone, never from what stands in the file.
+"""
+
+import csv
+import html
+import io
+import json
+import multiprocessing
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from course_staff.collecting import running, sandbox
+from course_staff.notebooks import executing, store
+from course_utils.errors import CourseError
+
+LARGEST = 20 * 2**20  # bytes of one notebook
+MANY = 40  # notebooks in one packed file
+PROGRESS = "progress.json"
+COLUMNS = ("learner", "exercise", "solved", "tries", "message", "noticed", "file")
+SOLVED = {True: "yes", False: "no", None: ""}
+
+
+@dataclass
+class HandedIn:
+    """One notebook that was handed in, or what is wrong with the file it should be in."""
+
+    learner: str
+    file: str
+    raw: bytes = b""
+    problem: str = ""
+    tries: dict[str, int] = field(default_factory=dict)
+
+
+def found(folder: Path) -> Iterator[HandedIn]:
+    """Every notebook below a folder, those in packed files too, in the order of their names.
+
+    Raises:
+        CourseError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise CourseError(
+            f"There is no folder {folder}.",
+            "",
+            "Put what learners handed in into a folder, and name that.",
+        )
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        # no link: it could lead anywhere
+        if hidden or path.is_symlink() or not path.is_file():
+            continue
+        learner = name.parts[0] if len(name.parts) > 1 else path.stem.removeprefix("open-llms-")
+        if path.suffix == ".ipynb":
+            one = HandedIn(learner, name.as_posix())
+            if path.stat().st_size > LARGEST:
+                one.problem = f"This file is larger than {LARGEST >> 20} MB."
+            else:
+                one.raw = path.read_bytes()
+            yield one
+        elif path.suffix == ".zip":
+            yield from _unpacked(path, learner, name.as_posix())
+
+
+def _unpacked(path: Path, learner: str, file: str) -> Iterator[HandedIn]:
+    """The notebooks in a packed file, which is read and never unpacked onto the disk."""
+    try:
+        with zipfile.ZipFile(path) as pack:
+            inside = [one for one in pack.infolist() if not one.is_dir()]
+            notebooks = [one for one in inside if one.filename.endswith(".ipynb")][:MANY]
+            tries = _tries(pack) if PROGRESS in pack.namelist() else {}
+            for one in notebooks:
+                where = f"{file}/{PurePosixPath(one.filename).name}"
+                with pack.open(one) as content:
+                    raw = content.read(LARGEST + 1)  # whatever size it claims to have
+                problem = "" if len(raw) <= LARGEST else f"Larger than {LARGEST >> 20} MB."
+                yield HandedIn(learner, where, raw if not problem else b"", problem, tries)
+            if not notebooks:
+                yield HandedIn(learner, file, problem="There is no notebook in it.")
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+        yield HandedIn(learner, file, problem=f"It cannot be unpacked: {type(error).__name__}.")
+
+
+def _tries(pack: zipfile.ZipFile) -> dict[str, int]:
+    """How often each exercise was tried, as the learner's own file says."""
+    try:
+        with pack.open(PROGRESS) as content:
+            counts = json.loads(content.read(2**16))["tries"].items()
+        return {str(key): int(n) for key, n in counts}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def rows_of(one: HandedIn, seconds: int) -> list[dict[str, str]]:
+    """The table's rows for one notebook."""
+    rows, problem = [], one.problem
+    if not problem:
+        try:
+            rows = running.notebook_rows(one.raw, seconds)
+            problem = "" if rows else "It holds none of the course's exercises."
+        except ValueError as error:
+            problem = str(error)
+    if problem:
+        rows = [running.Row("", None, problem)]
+    return [
+        {
+            "learner": one.learner,
+            "exercise": row.exercise,
+            "solved": SOLVED[row.solved],
+            "tries": str(one.tries.get(row.exercise, "")),
+            "message": row.message,
+            "noticed": "; ".join(row.noticed),
+            "file": one.file,
+        }
+        for row in rows
+    ]
+
+
+def collect(folder: Path, at_once: int, seconds: int) -> list[dict[str, str]]:
+    """The rows of all that was handed in.
+
+    Args:
+        folder: where it is.
+        at_once: notebooks at the same time.
+        seconds: processor time that one exercise's cell may take.
+
+    Raises:
+        CourseError: there is no such folder, nothing in it, or this system cannot lock code in.
+    """
+    from tqdm.auto import tqdm
+
+    if not sandbox.supported():
+        raise CourseError(
+            "This system cannot lock a stranger's code in.",
+            "collect uses two walls that only Linux has (seccomp, Landlock), on x86-64 and ARM64.",
+            "Run it in the course's container, see INSTRUCTORS.md, or on a Linux machine.",
+        )
+    everything = list(found(folder))
+    if not everything:
+        raise CourseError(
+            f"There is nothing to collect in {folder}.",
+            "It has no notebook (.ipynb) and no packed file (.zip).",
+            "Put what learners handed in into it, under any names.",
+        )
+    with executing.as_a_program():
+        running.warm_up()
+        with multiprocessing.get_context("fork").Pool(at_once) as pool:
+            work = pool.imap(partial(rows_of, seconds=seconds), everything)
+            bar = tqdm(work, total=len(everything), unit="notebook")
+            return [row for rows in bar for row in rows]
+
+
+def _plain(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    return f"'{clean}" if clean[:1] in ("=", "+", "-", "@") else clean
+
+
+def as_csv(rows: Sequence[dict[str, str]]) -> str:
+    """The table for a spreadsheet."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _plain(text) for name, text in row.items()} for row in rows)
+    return file.getvalue()
+
+
+def as_html(rows: Sequence[dict[str, str]]) -> str:
+    """The table for a browser: who solved how many, then every exercise."""
+    solved = Counter(row["learner"] for row in rows if row["solved"] == "yes")
+    learners = sorted({row["learner"] for row in rows})
+    totals = [{"learner": one, "solved": str(solved[one])} for one in learners]
+    style = (
+        "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse;margin-bottom:2em}"
+        "td,th{border:1px solid #bbb;padding:.3em .6em;text-align:left;vertical-align:top}"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Handed in</title>'
+        f"<style>{style}</style>\n<h1>Handed in</h1>\n"
+        f"{_table(('learner', 'solved'), totals)}\n{_table(COLUMNS, rows)}\n</html>\n"
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> str:
+    """One HTML table."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(row[name])}</td>" for name in columns) + "</tr>"
+        for row in rows
+    )
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def run(folder: Path, table: Path, at_once: int | None, seconds: int) -> str:
+    """Collect, write the table as CSV and HTML, and return what to say of it.
+
+    Raises:
+        CourseError: as `collect`; or a file cannot be written.
+    """
+    csv_path, html_path = table.with_suffix(".csv"), table.with_suffix(".html")
+    if not csv_path.parent.is_dir():
+        raise CourseError(f"There is no folder {csv_path.parent}.", "", "Make it first.")
+    rows = collect(folder, at_once or os.cpu_count() or 1, seconds)
+    store.put({csv_path: as_csv(rows), html_path: as_html(rows)})
+    solved = sum(row["solved"] == "yes" for row in rows)
+    marked = len({row["file"] for row in rows if row["noticed"]})
+    said = [
+        f"{len({row['file'] for row in rows})} notebooks, {solved} exercises solved.",
+        f"{marked} of the notebooks tried what they may not: see the column noticed.",
+        f"{csv_path}\n{html_path}",
+    ]
+    if not sandbox.landlock_version():
+        said.insert(2, "This Linux has no Landlock: the code could read this account's files.")
+    return "\n".join(said)
