@@ -115,6 +115,11 @@ def on_colab() -> bool:
     return True
 
 
+def on_kaggle() -> bool:
+    """Whether this is a Kaggle notebook."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
 def prepare() -> None:
     """Set the quiet, offline defaults that hold for the whole course; never override the learner's.
 
@@ -139,6 +144,9 @@ def prepare() -> None:
         os.environ.pop("HF_HUB_OFFLINE", "")  # JupyterLab was started in the pocket tier
     if static():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if on_kaggle() and tier() != "full":
+        # of its two GPUs one: a small model gains nothing, and a trainer would split every batch
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 
 def _from_colab(name: str) -> str | None:
@@ -152,6 +160,17 @@ def _from_colab(name: str) -> str | None:
         return userdata.get(name) or None
     except Exception:
         # SecretNotFoundError, NotebookAccessError, TimeoutException: many ways, one meaning
+        return None
+
+
+def _from_kaggle(name: str) -> str | None:
+    """The secret from Kaggle's Add-ons, Secrets; None where it is absent or not attached."""
+    try:
+        from kaggle_secrets import UserSecretsClient
+
+        return UserSecretsClient().get_secret(name) or None
+    except Exception:
+        # CredentialError, BackendError, ConnectionError without internet: one meaning
         return None
 
 
@@ -207,7 +226,7 @@ def _from_env_file(name: str) -> str | None:
 
 
 def secret(name: str) -> str | None:
-    """A secret, from Colab's panel, then the environment, then the nearest `.env`.
+    """A secret, from Colab's or Kaggle's store, then the environment, then the nearest `.env`.
 
     It is put into the environment for the libraries that read it there. Never print it. While a
     program runs the notebooks only the environment counts.
@@ -219,7 +238,9 @@ def secret(name: str) -> str | None:
         CourseError: it holds a space, a line break or a letter that no key has: pasted wrongly.
     """
     _forget_file(name)
-    value = _from_colab(name) if on_colab() and not static() else None
+    value = None
+    if not static():
+        value = _from_kaggle(name) if on_kaggle() else _from_colab(name) if on_colab() else None
     value = (value or os.environ.get(name) or "").strip()
     of_file = None
     if not value and not static():
