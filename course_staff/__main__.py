@@ -11,6 +11,7 @@ address URL                              after a fork: put your repository's add
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -123,6 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     if rest and args.command != "record":
         parser().error(f"unknown argument: {' '.join(rest)}")
     args.rest = rest
+    for stream in (sys.stdout, sys.stderr):  # into a file, Windows still writes an old encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     settings.prepare()
     try:
         return args.run(args)
