@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,18 +26,53 @@ LARGEST = 20 * 2**20  # bytes of one notebook
 MANY = 40  # notebooks in one packed file
 PROGRESS = "progress.json"
 COLUMNS = ("learner", "exercise", "solved", "tries", "message", "noticed", "file")
+# what zipfile raises on a damaged, locked or hostile file
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    KeyError,
+    EOFError,
+)
 SOLVED = {True: "yes", False: "no", None: ""}
 
 
 @dataclass
 class HandedIn:
-    """One notebook that was handed in, or what is wrong with the file it should be in."""
+    """One notebook that was handed in: whose, where; or what is wrong with the file.
+
+    Its text is read by the process that runs it and by no other: what one learner wrote is never in
+    the memory that another one's code could look through.
+    """
 
     learner: str
     file: str
-    raw: bytes = b""
+    path: Path
+    member: str = ""  # its name inside a packed file
     problem: str = ""
     tries: dict[str, int] = field(default_factory=dict)
+
+    def raw(self) -> bytes:
+        """The notebook's bytes.
+
+        Raises:
+            ValueError: it is too large, whatever size it claims to have, or cannot be read.
+        """
+        try:
+            if self.member:
+                with zipfile.ZipFile(self.path) as pack, pack.open(self.member) as content:
+                    found = content.read(LARGEST + 1)
+            else:
+                with self.path.open("rb") as content:
+                    found = content.read(LARGEST + 1)
+        except UNREADABLE as error:
+            raise ValueError(f"It cannot be read: {type(error).__name__}.") from None
+        if len(found) > LARGEST:
+            raise ValueError(f"It is larger than {LARGEST >> 20} MB.")
+        return found
 
 
 def found(folder: Path) -> Iterator[HandedIn]:
@@ -59,33 +95,27 @@ def found(folder: Path) -> Iterator[HandedIn]:
             continue
         learner = name.parts[0] if len(name.parts) > 1 else path.stem.removeprefix("open-llms-")
         if path.suffix == ".ipynb":
-            one = HandedIn(learner, name.as_posix())
-            if path.stat().st_size > LARGEST:
-                one.problem = f"This file is larger than {LARGEST >> 20} MB."
-            else:
-                one.raw = path.read_bytes()
-            yield one
+            yield HandedIn(learner, name.as_posix(), path)
         elif path.suffix == ".zip":
-            yield from _unpacked(path, learner, name.as_posix())
+            yield from _packed(path, learner, name.as_posix())
 
 
-def _unpacked(path: Path, learner: str, file: str) -> Iterator[HandedIn]:
+def _packed(path: Path, learner: str, file: str) -> Iterator[HandedIn]:
     """The notebooks in a packed file, which is read and never unpacked onto the disk."""
     try:
         with zipfile.ZipFile(path) as pack:
-            inside = [one for one in pack.infolist() if not one.is_dir()]
-            notebooks = [one for one in inside if one.filename.endswith(".ipynb")][:MANY]
+            names = [name for name in pack.namelist() if name.endswith(".ipynb")][:MANY]
             tries = _tries(pack) if PROGRESS in pack.namelist() else {}
-            for one in notebooks:
-                where = f"{file}/{PurePosixPath(one.filename).name}"
-                with pack.open(one) as content:
-                    raw = content.read(LARGEST + 1)  # whatever size it claims to have
-                problem = "" if len(raw) <= LARGEST else f"Larger than {LARGEST >> 20} MB."
-                yield HandedIn(learner, where, raw if not problem else b"", problem, tries)
-            if not notebooks:
-                yield HandedIn(learner, file, problem="There is no notebook in it.")
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-        yield HandedIn(learner, file, problem=f"It cannot be unpacked: {type(error).__name__}.")
+    except UNREADABLE as error:
+        yield HandedIn(
+            learner, file, path, problem=f"It is no packed file: {type(error).__name__}."
+        )
+        return
+    for name in names:
+        where = f"{file}/{PurePosixPath(name).name}"
+        yield HandedIn(learner, where, path, name, tries=tries)
+    if not names:
+        yield HandedIn(learner, file, path, problem="There is no notebook in it.")
 
 
 def _tries(pack: zipfile.ZipFile) -> dict[str, int]:
@@ -94,7 +124,7 @@ def _tries(pack: zipfile.ZipFile) -> dict[str, int]:
         with pack.open(PROGRESS) as content:
             counts = json.loads(content.read(2**16))["tries"].items()
         return {str(key): int(n) for key, n in counts}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (*UNREADABLE, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -103,7 +133,7 @@ def rows_of(one: HandedIn, seconds: int) -> list[dict[str, str]]:
     rows, problem = [], one.problem
     if not problem:
         try:
-            rows = running.notebook_rows(one.raw, seconds)
+            rows = running.notebook_rows(one.raw(), seconds)
             problem = "" if rows else "It holds none of the course's exercises."
         except ValueError as error:
             problem = str(error)

@@ -108,7 +108,7 @@ def hostile(victim: Path) -> dict[str, tuple[str, str]]:
             "import os\n\nfor number in range(3, 40):\n    try:\n"
             '        os.write(number, b\'[["03.3", true, "correct."]]\')\n'
             "    except OSError:\n        pass" + TAIL,
-            "no answer is",
+            "its process ended",
         ),
         "answers without end": (
             "def endless():\n    while True:\n        yield 1\n\n\ncheck('03.3', endless())",

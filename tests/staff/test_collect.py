@@ -213,7 +213,8 @@ def test_files_that_are_no_notebooks_are_rows_not_crashes(tmp_path):
     assert sorted(found) == ["a", "b", "d", "f"]
     assert found["b"].problem.startswith("It cannot be unpacked")
     assert found["d"].file == "d.zip/x.ipynb" and found["d"].tries == {}
-    assert found["f"].problem.startswith("Larger than") and not found["f"].raw
+    with pytest.raises(ValueError, match="larger than"):
+        found["f"].raw()
 
 
 def test_a_learner_cannot_hand_in_under_another_name(tmp_path):

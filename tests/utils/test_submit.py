@@ -48,7 +48,7 @@ def test_what_is_packed_is_what_is_collected(desk, capsys):
         found for found in collect.found(desk) if found.file.endswith(".zip/00_start_here.ipynb")
     )
     assert (one.learner, one.tries) == ("Ada-Lovelace", {"00.2": 3})
-    assert slicing.code_cells(one.raw) == ["x = 1", ANSWER]
+    assert slicing.code_cells(one.raw()) == ["x = 1", ANSWER]
 
 
 def test_outputs_stay_at_home(desk):
@@ -109,5 +109,5 @@ def test_every_lesson_can_be_handed_in(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packed, _ = submit.pack([path], "ada")
     (one,) = collect.found(tmp_path)
-    found = slicing.keys(slicing.code_cells(one.raw))
+    found = slicing.keys(slicing.code_cells(one.raw()))
     assert found == set(checks.lesson(path.name[:2]).EXERCISES)
