@@ -107,9 +107,8 @@ def _packed(path: Path, learner: str, file: str) -> Iterator[HandedIn]:
             names = [name for name in pack.namelist() if name.endswith(".ipynb")][:MANY]
             tries = _tries(pack) if PROGRESS in pack.namelist() else {}
     except UNREADABLE as error:
-        yield HandedIn(
-            learner, file, path, problem=f"It is no packed file: {type(error).__name__}."
-        )
+        problem = f"It cannot be unpacked: {type(error).__name__}."
+        yield HandedIn(learner, file, path, problem=problem)
         return
     for name in names:
         where = f"{file}/{PurePosixPath(name).name}"
