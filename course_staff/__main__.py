@@ -11,12 +11,11 @@ address URL                              after a fork: put your repository's add
 """
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
 from course_staff import classroom, publish, real
-from course_staff.collecting import collect, running
+from course_staff.collecting import collect
 from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
@@ -54,12 +53,6 @@ def publish_lessons(args: argparse.Namespace) -> int:
     """Write slides or the site and name the pages."""
     pages = publish.slides(args.folder) if args.what == "slides" else publish.site(args.folder)
     print("\n".join(map(str, pages)))
-    return 0
-
-
-def collect_notebooks(args: argparse.Namespace) -> int:
-    """Check what learners handed in and write the table."""
-    print(collect.run(args.folder, args.table, args.at_once, args.seconds))
     return 0
 
 
@@ -106,11 +99,8 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=classroom.run)
 
     one = commands.add_parser("collect", help="check what learners handed in, into one table")
-    one.add_argument("folder", type=Path, help="notebooks or packed files, under any names")
-    one.add_argument("--table", type=Path, default=Path("handed_in"), help="default: handed_in")
-    one.add_argument("--at-once", type=int, metavar="N", help="notebooks at once; default: cores")
-    one.add_argument("--seconds", type=int, default=running.SECONDS, help="for one exercise")
-    one.set_defaults(run=collect_notebooks)
+    collect.add_arguments(one)
+    one.set_defaults(run=collect.run)
 
     one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
     one.add_argument("url", help="like https://github.com/owner/name")
@@ -124,9 +114,6 @@ def main(argv: list[str] | None = None) -> int:
     if rest and args.command != "record":
         parser().error(f"unknown argument: {' '.join(rest)}")
     args.rest = rest
-    for stream in (sys.stdout, sys.stderr):  # into a file, Windows still writes an old encoding
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     settings.prepare()
     try:
         return args.run(args)

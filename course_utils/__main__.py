@@ -11,7 +11,6 @@ What instructors and maintainers run is `python -m course_staff`.
 """
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
@@ -104,9 +103,6 @@ def main(argv: list[str] | None = None) -> int:
     if rest and args.command != "lab":
         parser().error(f"unknown argument: {' '.join(rest)}")
     args.rest = rest
-    for stream in (sys.stdout, sys.stderr):  # into a file, Windows still writes an old encoding
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     settings.prepare()
     try:
         return args.run(args)

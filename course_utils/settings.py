@@ -16,6 +16,7 @@ progress lies is `checks`' affair.
 """
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -139,6 +140,9 @@ def prepare() -> None:
     if not os.environ.keys() & WAITING.keys():
         os.environ.update(WAITING)
         _calm_threads()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # into a file, Windows writes an old encoding
+            stream.reconfigure(errors="replace")
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if tier() == "pocket" and "HF_HUB_OFFLINE" not in os.environ:

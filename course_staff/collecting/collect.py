@@ -4,12 +4,12 @@ It takes notebooks under any name, and what `python -m course_utils submit` pack
 follows from the file's place and name alone, never from what stands in the file.
 """
 
+import argparse
 import csv
 import html
 import io
 import json
 import multiprocessing
-import os
 import zipfile
 import zlib
 from collections import Counter
@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from course_staff.collecting import running, sandbox
 from course_staff.notebooks import executing, store
+from course_utils import machine
 from course_utils.errors import CourseError
 
 LARGEST = 20 * 2**20  # bytes of one notebook
@@ -227,24 +228,32 @@ def _table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> str:
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def run(folder: Path, table: Path, at_once: int | None, seconds: int) -> str:
-    """Collect, write the table as CSV and HTML, and return what to say of it.
+def add_arguments(one: argparse.ArgumentParser) -> None:
+    """The options of `collect`."""
+    one.add_argument("folder", type=Path, help="notebooks or packed files, under any names")
+    one.add_argument("--table", type=Path, default=Path("handed_in"), help="default: handed_in")
+    one.add_argument("--at-once", type=int, default=machine.cores(), help="default: the cores")
+    one.add_argument("--seconds", type=int, default=running.SECONDS, help="for one exercise's cell")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect, write the table as CSV and HTML, and say what is in it.
 
     Raises:
-        CourseError: as `collect`; or a file cannot be written.
+        CourseError: as `collect`; a number below 1; or a file cannot be written.
     """
-    csv_path, html_path = table.with_suffix(".csv"), table.with_suffix(".html")
+    if min(args.at_once, args.seconds) < 1:
+        raise CourseError("--at-once and --seconds start at 1.")
+    csv_path, html_path = args.table.with_suffix(".csv"), args.table.with_suffix(".html")
     if not csv_path.parent.is_dir():
         raise CourseError(f"There is no folder {csv_path.parent}.", "", "Make it first.")
-    rows = collect(folder, at_once or os.cpu_count() or 1, seconds)
+    rows = collect(args.folder, args.at_once, args.seconds)
     store.put({csv_path: as_csv(rows), html_path: as_html(rows)})
     solved = sum(row["solved"] == "yes" for row in rows)
     marked = len({row["file"] for row in rows if row["noticed"]})
-    said = [
-        f"{len({row['file'] for row in rows})} notebooks, {solved} exercises solved.",
-        f"{marked} of the notebooks tried what they may not: see the column noticed.",
-        f"{csv_path}\n{html_path}",
-    ]
+    print(f"{len({row['file'] for row in rows})} notebooks, {solved} exercises solved.")
+    print(f"{marked} of the notebooks tried what they may not: see the column noticed.")
     if not sandbox.landlock_version():
-        said.insert(2, "This Linux has no Landlock: the code could read this account's files.")
-    return "\n".join(said)
+        print("This Linux has no Landlock: the code could read this account's files.")
+    print(f"{csv_path}\n{html_path}")
+    return 0
