@@ -1,8 +1,8 @@
 """The lessons as nbgrader takes them: `python -m course_staff publish nbgrader FOLDER`.
 
-Each exercise's cell becomes an autograded answer, and behind it stands a locked cell that holds it
-against the course's checks. The format is nbgrader's cell metadata, schema version 3
-(nbgrader.readthedocs.io, "nbgrader cell metadata").
+Behind each exercise's cell stands a locked one that holds the answer against the course's checks and
+gives the point. The exercise's own cell stays an ordinary one: from a cell of nbgrader's kind
+"solution" it would take the starter away. The format is nbgrader's cell metadata, schema version 3.
 """
 
 import ast
@@ -17,13 +17,8 @@ from course_utils.checks import judged
 
 solved, said = judged({key!r}, {answer})
 assert solved, said"""
-
-
-def _metadata(name: str, test: bool) -> dict[str, Any]:
-    """What nbgrader keeps in a cell: the learner's answer, or the test that gives the point."""
-    own = {"grade_id": name, "schema_version": 3, "task": False, "locked": test}
-    own |= {"grade": test, "solution": not test}
-    return {"nbgrader": own | ({"points": 1} if test else {})}
+GRADED = {"schema_version": 3, "grade": True, "points": 1, "locked": True}
+GRADED |= {"solution": False, "task": False}
 
 
 def _checks(source: str) -> list[tuple[str, str]]:
@@ -47,9 +42,8 @@ def assignment(path: Path) -> Any:
             continue
         for key, answer in _checks(cell.source):
             name = f"exercise-{key.replace('.', '-')}"
-            cell.metadata |= _metadata(name, test=False)
-            test = new_code_cell(TEST.format(key=key, answer=answer), id=f"{name}-test")
-            test.metadata = _metadata(f"{name}-test", test=True)
+            test = new_code_cell(TEST.format(key=key, answer=answer), id=name)
+            test.metadata = {"nbgrader": {"grade_id": name, **GRADED}}
             cells.append(test)
     notebook.cells = cells
     return notebook

@@ -10,16 +10,15 @@ from course_utils import checks
 
 
 @pytest.mark.parametrize("path", notebooks.lessons(), ids=notebooks.key)
-def test_every_exercise_is_an_answer_and_a_test(path):
-    """An instructor with nbgrader finds each exercise once, and no learner can edit its test."""
-    cells = [c for c in nbgrader.assignment(path).cells if "nbgrader" in c.metadata]
-    answers = [c.metadata["nbgrader"] for c in cells if c.metadata["nbgrader"]["solution"]]
-    tests = [c for c in cells if c.metadata["nbgrader"]["grade"]]
-    number = path.name[:2]
-    wanted = [f"exercise-{key.replace('.', '-')}" for key in checks.lesson(number).EXERCISES]
-    assert [one["grade_id"] for one in answers] == wanted
-    assert [c.metadata["nbgrader"]["grade_id"] for c in tests] == [f"{w}-test" for w in wanted]
-    assert all(c.metadata["nbgrader"]["locked"] and c.source for c in tests)
+def test_every_exercise_has_a_test_behind_it(path):
+    """An instructor with nbgrader: a point for each exercise, its starter kept, its test locked."""
+    cells = nbgrader.assignment(path).cells
+    tests = [i for i, cell in enumerate(cells) if "nbgrader" in cell.metadata]
+    keys = checks.lesson(path.name[:2]).EXERCISES
+    assert [cells[i].id for i in tests] == [f"exercise-{key.replace('.', '-')}" for key in keys]
+    for i, key in zip(tests, keys, strict=True):
+        assert cells[i].metadata["nbgrader"]["locked"] and repr(key) in cells[i].source
+        assert "..." in cells[i - 1].source and f'check("{key}"' in cells[i - 1].source
 
 
 def test_a_test_cell_gives_the_point_and_takes_it(tmp_path, capsys):
@@ -29,7 +28,7 @@ def test_a_test_cell_gives_the_point_and_takes_it(tmp_path, capsys):
     assert str(page) in capsys.readouterr().out
     notebook = nbformat.read(page, as_version=4)
     nbformat.validate(notebook)
-    test = next(c for c in notebook.cells if c.id == "exercise-00-2-test").source
+    test = next(c for c in notebook.cells if c.id == "exercise-00-2").source
     right = [
         {"role": "system", "content": "Answer with one word."},
         {"role": "user", "content": "Nice staff."},
