@@ -85,7 +85,7 @@ def watch(readable: Sequence[Path], notice: Notice) -> None:
             if isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR):
                 notice("tried to write a file")
             elif not name.startswith(roots) and name not in files and os.path.isfile(name):
-                notice(f"tried to read {os.path.basename(name)[:40]}")
+                notice(f"tried to read {'/'.join(Path(name).parts[-2:])[:60]}")
 
     sys.addaudithook(hook)
 

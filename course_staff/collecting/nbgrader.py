@@ -1,7 +1,7 @@
 """The lessons as nbgrader takes them: `python -m course_staff publish nbgrader FOLDER`.
 
-Behind each exercise's cell stands a locked one that holds the answer against the course's checks and
-gives the point. The exercise's own cell stays an ordinary one: from a cell of nbgrader's kind
+Behind each exercise's cell stands a locked one that holds the answer against the course's checks,
+for a point. The exercise's own cell stays an ordinary one: from a cell of nbgrader's kind
 "solution" it would take the starter away. The format is nbgrader's cell metadata, schema version 3.
 """
 

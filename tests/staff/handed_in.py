@@ -80,12 +80,12 @@ def hostile(victim: Path) -> dict[str, tuple[str, str]]:
         "reads the right answers off the checks": (FORGED, "not yet"),
         "reads the checks": (
             "from course_utils.exercises import lesson_03\n\nlesson_03.EXERCISES.clear()" + TAIL,
-            "lesson_03",
+            "tried to read exercises/__init__.py",
         ),
         "reads the solutions": (
             f"import json\n\nfor one in json.load(open({str(solutions)!r}))['cells']:\n"
             "    if one['cell_type'] == 'code':\n        exec(''.join(one['source']))" + TAIL,
-            "tried to read 03_chat_templates.ipynb",
+            "tried to read solutions/03_chat_templates.ipynb",
         ),
         "forks": ("import os\n\nwhile True:\n    os.fork()" + TAIL, "start a process"),
         "starts programs": (
@@ -112,7 +112,7 @@ def hostile(victim: Path) -> dict[str, tuple[str, str]]:
         ),
         "answers without end": (
             "def endless():\n    while True:\n        yield 1\n\n\ncheck('03.3', endless())",
-            "not yet",
+            "not callable",
         ),
         "answers with itself": ("a = []\na.append(a)\ncheck('03.1', a)", "not yet"),
         "is no Python": ("def has(:\n\ncheck('03.3', has)", "is no Python"),

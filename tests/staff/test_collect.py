@@ -60,7 +60,7 @@ def table(tmp_path_factory, victim) -> list[dict[str, str]]:
     (folder / "cem.ipynb").write_text(handed_in.notebook(handed_in.WRONG))
     for kind, (source, _) in handed_in.hostile(victim).items():
         (folder / f"{kind}.ipynb").write_text(handed_in.notebook(source))
-    rows, _ = run(folder, "--seconds", "4")
+    rows, _ = run(folder, "--seconds", "3")
     return rows
 
 
