@@ -59,6 +59,7 @@ def hostile(victim: Path) -> dict[str, tuple[str, str]]:
     return {
         "loops": ("while True:\n    pass" + TAIL, "did not end"),
         "loops in its answer": (BOS.format(first="while True: pass"), "did not end"),
+        "sleeps": ("import time\n\ntime.sleep(10**6)" + TAIL, "did not end"),
         "prints": ("while True:\n    print('x' * 10_000)" + TAIL, "printed more than"),
         "prints quietly": (
             "try:\n    while True:\n        print('x' * 10_000)\nexcept BaseException:\n    pass"
