@@ -166,7 +166,7 @@ def collect(folder: Path, at_once: int, seconds: int) -> list[dict[str, str]]:
     """
     from tqdm.auto import tqdm
 
-    if not sandbox.supported():
+    if not running.lockable():
         raise CourseError(
             "This system cannot lock a stranger's code in.",
             "collect uses two walls that only Linux has (seccomp, Landlock), on x86-64 and ARM64.",

@@ -110,6 +110,20 @@ def _locked(work: Callable[[], None], keep: list[int], seconds: int, exercises: 
         _end()
 
 
+def lockable() -> bool:
+    """Whether this system locks a process in: tried on a copy of this one."""
+    if not sandbox.supported():
+        return False
+    child = os.fork()
+    if not child:
+        try:
+            sandbox.lock(readable(exercises=True), [PACKAGE])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 def _end() -> NoReturn:
     """End this copy at once, without what the original would do at its end."""
     os._exit(0)

@@ -243,8 +243,16 @@ def test_a_wrong_folder_is_a_sentence(tmp_path, folder):
         collect.collect(tmp_path / folder, 1, 1)
 
 
-def test_elsewhere_than_on_linux_it_says_so(tmp_path, monkeypatch):
+def refuse(*given: object) -> None:
+    raise PermissionError
+
+
+@pytest.mark.parametrize("what", ["another system", "a kernel that refuses"])
+def test_where_nothing_can_be_locked_it_says_so(tmp_path, monkeypatch, what):
     """An instructor on Windows or a Mac is told where it runs, before anything runs unlocked."""
-    monkeypatch.setattr(sandbox.sys, "platform", "darwin")
+    if what == "another system":
+        monkeypatch.setattr(sandbox.sys, "platform", "darwin")
+    else:
+        monkeypatch.setattr(sandbox, "lock", refuse)
     with pytest.raises(CourseError, match="cannot lock a stranger's code in"):
         collect.collect(tmp_path, 1, 1)
