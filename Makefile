@@ -54,7 +54,7 @@ endif
 # Without GPTQ (no C compiler) the tests that need it are skipped, and say so.
 .venv/test.done: .venv/lab.done
 	@echo "Adding what the tests need, and GPTQ: some minutes, once."
-	$(call install,-q -c constraints.txt -e ".[lab$(comma)test$(comma)corpus$(comma)cluster]")
+	$(call install,-q -c constraints.txt -e ".[lab$(comma)test$(comma)corpus$(comma)cluster$(comma)llamacpp]")
 	-$(BIN)/python -m course_utils setup gptq
 	@touch $@
 
@@ -91,7 +91,7 @@ test-slow: .venv/test.done
 # tests/skips.toml does not have.
 test-all: export COURSE_SKIPS = listed
 test-all: test gptq autogptq
-	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus,cluster,site]"
+	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus,cluster,llamacpp,site]"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 -m slow tests
 
 notebooks: .venv/test.done
