@@ -3,9 +3,10 @@
 validate [NOTEBOOK…] [--report FOLDER]   whether every notebook still runs and is true
 notebooks run|cards [NOTEBOOK…]          execute and store; or write cards and badges alone
 real [NOTEBOOK…] [--cards]               all lessons on SmolLM2: errors, minutes, labels read
-publish slides|site FOLDER               the lessons as slides or as a web site
+publish slides|site|nbgrader FOLDER      the lessons as slides, as a web site, as assignments
 record …                                 a reference run on this machine (`record --help`)
 serve [--learners N] [--limit N] …       one endpoint for a whole class (`serve --help`)
+collect FOLDER [--table FILE] …          check what learners handed in, into one table
 address URL                              after a fork: put your repository's address everywhere
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from course_staff import publish, real
 from course_staff.classroom import serving
+from course_staff.collecting import collect, nbgrader
 from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
@@ -48,9 +50,9 @@ def run_on_a_real_model(args: argparse.Namespace) -> int:
 
 
 def publish_lessons(args: argparse.Namespace) -> int:
-    """Write slides or the site and name the pages."""
-    pages = publish.slides(args.folder) if args.what == "slides" else publish.site(args.folder)
-    print("\n".join(map(str, pages)))
+    """Write slides, the site or nbgrader's assignments, and name the pages."""
+    write = {"slides": publish.slides, "site": publish.site, "nbgrader": nbgrader.write}
+    print("\n".join(map(str, write[args.what](args.folder))))
     return 0
 
 
@@ -84,8 +86,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--cards", action="store_true", help="write the small tier's row of the cards")
     one.set_defaults(run=run_on_a_real_model)
 
-    one = commands.add_parser("publish", help="slides or a web site from what is stored")
-    one.add_argument("what", choices=["slides", "site"])
+    one = commands.add_parser("publish", help="slides, a web site or nbgrader's assignments")
+    one.add_argument("what", choices=["slides", "site", "nbgrader"])
     one.add_argument("folder", type=Path)
     one.set_defaults(run=publish_lessons)
 
@@ -95,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("serve", help="one endpoint for a whole class")
     serving.add_arguments(one)
     one.set_defaults(run=serving.run)
+
+    one = commands.add_parser("collect", help="check what learners handed in, into one table")
+    collect.add_arguments(one)
+    one.set_defaults(run=collect.run)
 
     one = commands.add_parser("address", help="put a fork's address into badges and setup cells")
     one.add_argument("url", help="like https://github.com/owner/name")

@@ -3,6 +3,7 @@
 doctor [--json]       what this machine has, what each lesson needs, what to do next
 lab [...]             open JupyterLab at the first lesson; further arguments go to `jupyter lab`
 progress              which exercises are solved
+submit [NOTEBOOK…]    pack your notebooks into one file to hand in
 get smollm2           fetch the small tier's model, once
 setup gptq|autogptq   add an optional part of lesson 04 to this environment
 
@@ -12,9 +13,11 @@ What instructors and maintainers run is `python -m course_staff`.
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from course_utils import checks, lab, preflight, settings
 from course_utils.errors import CourseError
+from course_utils.records import submit
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -36,6 +39,13 @@ def start_lab(args: argparse.Namespace) -> int:
 def show_progress(args: argparse.Namespace) -> int:
     """Print which exercises are solved."""
     checks.progress()
+    return 0
+
+
+def hand_in(args: argparse.Namespace) -> int:
+    """Write the file to hand in and say what is in it."""
+    path, notebooks = submit.pack(args.notebooks, args.name)
+    print(f"{path.name} holds {', '.join(notebooks)}, without outputs. Hand in this one file.")
     return 0
 
 
@@ -71,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("progress", help="which exercises are solved")
     one.set_defaults(run=show_progress)
+
+    one = commands.add_parser("submit", help="pack your notebooks into one file to hand in")
+    one.add_argument("notebooks", nargs="*", type=Path, help="default: all lessons here")
+    one.add_argument("--name", help="yours; default: the account's")
+    one.set_defaults(run=hand_in)
 
     one = commands.add_parser("get", help="fetch the small tier's model, once")
     one.add_argument("model", choices=[settings.SMALL])

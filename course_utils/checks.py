@@ -1,28 +1,24 @@
 """Exercises that check themselves, offline: `check`, `hint`, `quiz`, `progress`.
 
 What is asked and what counts as right stands in `course_utils/exercises/lesson_NN.py`, one module
-a lesson, as `EXERCISES` and `QUIZ`. What a learner has done is kept in one file in their home
-folder, shared by every copy of the course there. This module knows no model and no notebook.
+a lesson, as `EXERCISES` and `QUIZ`. What a learner has done is kept by `records.kept`. This module
+knows no model and no notebook.
 """
 
 import html
 import importlib
-import json
-import os
 import re
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from course_utils import settings
 from course_utils.errors import CourseError
+from course_utils.records import kept
 
 LETTERS = "abcdef"
 NOT_ANSWERED = "not answered yet"
-FILE = ".open_llms_progress.json"
 EXERCISES = Path(__file__).parent / "exercises"
 LESSONS = tuple(sorted(path.stem[-2:] for path in EXERCISES.glob("lesson_[0-9][0-9].py")))
 
@@ -100,30 +96,35 @@ def untouched(answer: Any) -> bool:
     )
 
 
-def check(key: str, answer: Any) -> None:
-    """Print whether `answer` solves exercise `key`, and remember it when it does."""
+def judged(key: str, answer: Any) -> tuple[bool | None, str]:
+    """(whether `answer` solves exercise `key`, None where it is untouched; what to say of it)."""
     task = exercise(key)
-    head = f"Exercise {key}"
     if untouched(answer):
-        print(
-            f"{head}: {NOT_ANSWERED}. Replace the ... and run the cell again; hint({key!r}) helps."
-        )
-        return
+        return None, f"{NOT_ANSWERED}."
     try:
-        remark = task.test(answer)
+        return True, f"correct. {task.test(answer) or ''}".rstrip()
     except Wrong as wrong:
-        print(f"{head}: not yet. {wrong} (hint({key!r}) helps.)")
+        return False, f"not yet. {wrong}"
     except Exception as error:
-        print(f"{head}: your answer stopped with {type(error).__name__}: {error}")
-    else:
-        print(f"{head}: correct. {remark or ''}".rstrip())
-        _remember(key)
+        return False, f"your answer stopped with {type(error).__name__}: {error}"
+
+
+def check(key: str, answer: Any) -> None:
+    """Print whether `answer` solves exercise `key`, and note the try."""
+    solved, said = judged(key, answer)
+    if solved is None:
+        said += f" Replace the ... and run the cell again; hint({key!r}) helps."
+    elif said.startswith("not yet"):
+        said += f" (hint({key!r}) helps.)"
+    print(f"Exercise {key}: {said}")
+    if solved is not None:
+        kept.change(lambda found: _note_try(found, key, solved))
 
 
 def hint(key: str, number: int | None = None) -> None:
     """Print the next hint for exercise `key` (or hint `number`, counted from 1)."""
     hints = exercise(key).hints
-    seen = _read().get("hints", {}).get(key, 0)
+    seen = kept.read().get("hints", {}).get(key, 0)
     if number is None:
         number = min(seen + 1, len(hints))
     if not isinstance(number, int) or not 1 <= number <= len(hints):
@@ -132,7 +133,7 @@ def hint(key: str, number: int | None = None) -> None:
             next_step=f'Write hint("{key}") for the next one, or hint("{key}", 1) for the first.',
         )
     print(f"Hint {number} of {len(hints)} for {key}: {hints[number - 1]}")
-    _change(lambda kept: kept["hints"].update({key: max(seen, number)}))
+    kept.change(lambda found: found["hints"].update({key: max(seen, number)}))
 
 
 def quiz(number: str, answers: str | None = None) -> Any:
@@ -228,122 +229,26 @@ def _spoken(text: str) -> str:
     return f'<div role="status">{html.escape(text)}</div>'
 
 
-# -- the learner's own file --------------------------------------------------------------------
+# -- what is kept of it -------------------------------------------------------------------------
 
 
-def progress_file() -> Path:
-    """Where progress is kept: `COURSE_PROGRESS`, or a file in the learner's home folder.
-
-    Raises:
-        OSError: this account has no home folder, or a device or folder is in the file's place.
-    """
-    try:
-        path = Path(os.environ.get("COURSE_PROGRESS") or f"~/{FILE}").expanduser().resolve()
-    except RuntimeError as error:
-        raise OSError(0, f"{error} Set COURSE_PROGRESS to a file.") from None
-    if path.exists() and not path.is_file():
-        raise OSError(0, f"{_short(path)} is no ordinary file")
-    return path
-
-
-def _load(path: Path) -> tuple[dict[str, Any], bool]:
-    """(what the file holds, whether all of it was understood); raises OSError.
-
-    `solved` is a list of keys and `hints` counts by key; what else is in it belongs to another
-    version of the course and is handed back as it is.
-    """
-    found: Any = None if path.exists() else {}
-    if found is None:
-        with suppress(ValueError, RecursionError):
-            found = json.loads(path.read_text(encoding="utf-8"))
-    kept = {"solved": [], "hints": {}, **(found if isinstance(found, dict) else {})}
-    solved, hints = kept["solved"], kept["hints"]
-    kept["solved"] = [key for key in solved if isinstance(key, str)] if type(solved) is list else []
-    counts = hints.items() if isinstance(hints, dict) else ()
-    kept["hints"] = {key: n for key, n in counts if isinstance(n, int) and n >= 0}
-    return kept, isinstance(found, dict) and (kept["solved"], kept["hints"]) == (solved, hints)
-
-
-def _read() -> dict[str, Any]:
-    """The learner's progress; empty where there is none or the file is not readable.
-
-    Also empty while a program runs the notebook: what is stored must not depend on who ran it.
-    """
-    if not settings.static():
-        with suppress(OSError):
-            return _load(progress_file())[0]
-    return {"solved": [], "hints": {}}
-
-
-def _change(change: Callable[[dict[str, Any]], Any]) -> None:
-    """Apply `change` to what the learner's file holds; whole or not at all. Not while static.
-
-    Several notebooks may do so at once: each waits for its turn and reads what the others wrote.
-    What cannot be read is kept beside it under another name.
-    """
-    if settings.static():
-        return
-    import filelock
-
-    try:
-        path = progress_file()
-        with filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=20):
-            kept, understood = _load(path)
-            if not understood:
-                _set_aside(path)
-            change(kept)
-            _replace(path, json.dumps(kept, indent=1))
-    except (OSError, NotImplementedError) as error:  # a time-out is an OSError too
-        why = getattr(error, "strerror", None) or str(error)
-        print(f"(Progress could not be saved: {why}. Your answers are not affected.)")
-
-
-def _set_aside(path: Path) -> None:
-    """Keep a copy of a file that is not understood, under a name that is still free."""
-    content = path.read_bytes()
-    if not content.strip():
-        return
-    n = 1
-    while (aside := path.with_name(f"{path.name}.unreadable-{n}")).exists():
-        n += 1
-    aside.write_bytes(content)
-    print(f"(Not all of your progress could be read. The file as it was: {_short(aside)})")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file anew, so that a full disk or an interrupt leaves the old one."""
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".new")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(fresh).replace(path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
-
-
-def _remember(key: str) -> None:
-    """Note that an exercise is solved."""
-    _change(lambda kept: kept.update(solved=sorted({*kept["solved"], key})))
-
-
-def _short(path: Path) -> str:
-    """A path as a learner writes it, from ~ where it is below the home folder."""
-    with suppress(ValueError, RuntimeError):
-        return f"~/{path.relative_to(Path.home()).as_posix()}"
-    return str(path)
+def _note_try(found: dict[str, Any], key: str, solved: bool) -> None:
+    """Count a try, and note that an exercise is solved."""
+    found["tries"][key] = found["tries"].get(key, 0) + 1
+    if solved:
+        found["solved"] = sorted({*found["solved"], key})
 
 
 def progress() -> None:
     """Print what is done in every lesson, and where that is kept."""
-    solved = set(_read()["solved"])
+    solved = set(kept.read()["solved"])
     for number in LESSONS:
         keys = list(lesson(number).EXERCISES)
         marks = " ".join(f"{key} {'done' if key in solved else '-'}" for key in keys)
         print(f"Lesson {number}: {sum(k in solved for k in keys)} of {len(keys)}   {marks}")
     try:
-        path = progress_file()
-        _load(path)
-        print(f"Kept in {_short(path)}, for every copy of the course on this account.")
+        path = kept.progress_file()
+        kept.load(path)
+        print(f"Kept in {kept.short(path)}, for every copy of the course on this account.")
     except OSError as error:
         print(f"(Progress could not be read: {error.strerror or error}.)")

@@ -16,6 +16,7 @@ progress lies is `checks`' affair.
 """
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -116,6 +117,11 @@ def on_colab() -> bool:
     return True
 
 
+def on_kaggle() -> bool:
+    """Whether this is a Kaggle notebook."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
 def prepare() -> None:
     """Set the quiet, offline defaults that hold for the whole course; never override the learner's.
 
@@ -134,6 +140,9 @@ def prepare() -> None:
     if not os.environ.keys() & WAITING.keys():
         os.environ.update(WAITING)
         _calm_threads()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # into a file, Windows writes an old encoding
+            stream.reconfigure(errors="replace")
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if tier() == "pocket" and "HF_HUB_OFFLINE" not in os.environ:
@@ -142,6 +151,9 @@ def prepare() -> None:
         os.environ.pop("HF_HUB_OFFLINE", "")  # JupyterLab was started in the pocket tier
     if static():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if on_kaggle() and tier() != "full":
+        # of its two GPUs one: a small model gains nothing, and a trainer would split every batch
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 
 def _calm_threads() -> None:
@@ -175,6 +187,17 @@ def _from_colab(name: str) -> str | None:
         return userdata.get(name) or None
     except Exception:
         # SecretNotFoundError, NotebookAccessError, TimeoutException: many ways, one meaning
+        return None
+
+
+def _from_kaggle(name: str) -> str | None:
+    """The secret from Kaggle's Add-ons, Secrets; None where it is absent or not attached."""
+    try:
+        from kaggle_secrets import UserSecretsClient
+
+        return UserSecretsClient().get_secret(name) or None
+    except Exception:
+        # CredentialError, BackendError, ConnectionError without internet: one meaning
         return None
 
 
@@ -230,7 +253,7 @@ def _from_env_file(name: str) -> str | None:
 
 
 def secret(name: str) -> str | None:
-    """A secret, from Colab's panel, then the environment, then the nearest `.env`.
+    """A secret, from Colab's or Kaggle's store, then the environment, then the nearest `.env`.
 
     It is put into the environment for the libraries that read it there. Never print it. While a
     program runs the notebooks only the environment counts.
@@ -241,7 +264,9 @@ def secret(name: str) -> str | None:
     Raises:
         CourseError: it holds a space, a line break or a letter that no key has: pasted wrongly.
     """
-    value = _from_colab(name) if on_colab() and not static() else None
+    value = None
+    if not static():
+        value = _from_kaggle(name) if on_kaggle() else _from_colab(name) if on_colab() else None
     value = (value or "").strip() or plain(name)
     if not value:
         return None

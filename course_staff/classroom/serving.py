@@ -156,7 +156,8 @@ def learners_keys(count: int, table: Path) -> dict[str, str]:
 def write_keys(keys: dict[str, str], table: Path, url: str) -> None:
     """Write a line for each learner, to be cut up or copied; whole or not at all."""
     beside = table.with_name(table.name + ".new")
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="") as f:
+    place = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(place, "w", newline="", encoding="utf-8") as f:
         rows = csv.writer(f)
         rows.writerow(COLUMNS)
         rows.writerows([name, url, key] for name, key in keys.items())

@@ -9,6 +9,10 @@ import tomllib
 from course_staff.notebooks import store
 from course_utils.errors import CourseError
 
+# Until the command has been run once: a GitHub name cannot hold "--", so this is nobody's.
+STAND_IN = "your--name"
+STAND_IN_NOTE = "(once `python -m course_staff address` has put the course's own address there)"
+
 
 def address() -> str:
     """The repository's address, from its one place: pyproject.toml.
@@ -47,13 +51,15 @@ def rewrite_address(new: str) -> list[str]:
             "Google Colab opens notebooks from GitHub only.",
             "Write it like https://github.com/owner/name.",
         )
-    old = re.escape(address().removeprefix("https://github.com/"))
-    places = re.compile(rf"((?:https://|/)github(?:\.com)?/){old}(?![\w-])")
+    owner, name = map(re.escape, address().removeprefix("https://github.com/").split("/"))
+    # as in links to GitHub and Colab, Binder, Codespaces; and Lightning's, which spells / as %2F
+    places = re.compile(rf"((?:github(?:\.com)?|/gh|codespaces\.new)(/|%2F)){owner}\2{name}(?![\w-])")
     pages = [*sorted(store.ROOT.glob("*.md")), *sorted(store.ROOT.glob("*.cff"))]
     changed = {}
     for path in [*store.every(), *pages, store.ROOT / "pyproject.toml"]:
         text = path.read_text(encoding="utf-8")
-        fresh = places.sub(lambda found: found[1] + match[1], text)
+        fresh = places.sub(lambda found: found[1] + match[1].replace("/", found[2]), text)
+        fresh = fresh.replace(f" {STAND_IN_NOTE}", "")
         if fresh != text:
             changed[path] = fresh
     store.put(changed)

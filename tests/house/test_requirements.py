@@ -86,6 +86,13 @@ def test_conda_installs_the_same_packages():
     assert all(not r.specifier for r in named), "versions belong into constraints.txt alone"
 
 
+def test_binder_installs_the_same_course():
+    """A learner on Binder gets the tested set too, from that folder's own point of view."""
+    text = (ROOT / "binder" / "environment.yml").read_text(encoding="utf-8")
+    assert re.search(r"python=[\d.]+", text)[0] in (ROOT / "environment.yml").read_text()
+    assert "- -c ../constraints.txt\n" in text and "- -e ..[lab]\n" in text
+
+
 def test_every_line_of_the_conda_file_says_what_it_is_for():
     """A learner who reads environment.yml learns why each package is there."""
     for line in conda_lines():
@@ -112,8 +119,8 @@ def test_every_import_is_asked_for():
             continue
         declared |= {canonicalize_name(Requirement(one).name) for one in below}
     homes = importlib.metadata.packages_distributions()
-    # google.colab is Colab's own; auto_gptq lives in an environment of its own
-    ours = {"course_utils", "google", "auto_gptq"} | set(sys.stdlib_module_names)
+    # google.colab is Colab's own, kaggle_secrets Kaggle's; auto_gptq has an environment of its own
+    ours = {"course_utils", "google", "kaggle_secrets", "auto_gptq"} | set(sys.stdlib_module_names)
     for path in sorted((ROOT / "course_utils").rglob("*.py")):
         for name in imported(path) - ours:
             found = {canonicalize_name(home) for home in homes.get(name, [name])}

@@ -13,7 +13,7 @@ import pytest
 from course_staff.notebooks import store as notebooks
 
 MAKE = shutil.which("make")
-pytestmark = pytest.mark.skipif(not MAKE, reason="there is no make here")
+pytestmark = pytest.mark.skipif(not MAKE or os.name == "nt", reason="there is no make here")
 # A project with a build backend of its own, so that pip needs no network.
 BACKEND = """
 import base64, hashlib, os, pathlib, zipfile

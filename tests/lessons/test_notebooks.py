@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -356,7 +357,27 @@ def test_a_setup_cell_is_put_before_the_first_code_cell():
     assert [cell.id for cell in notebook.cells] == ["title", "setup", "a"]
     lines = notebook.cells[0].source.splitlines()
     assert lines == ["# 09 New", "", shared.badge("09_new"), "", "What it is."]
-    assert lines[2].endswith("/blob/main/notebooks/09_new.ipynb)")
+
+
+def test_a_badge_opens_the_same_lesson_everywhere():
+    """A learner on any of the services gets this very lesson; Codespaces opens the whole course."""
+    found = shared.links("notebooks/09_new.ipynb")
+    assert list(found) == ["Colab", "Kaggle", "Lightning", "Binder", "Codespaces"]
+    codespaces = found.pop("Codespaces")
+    own = address.address().removeprefix("https://github.com/")
+    assert own in codespaces
+    for link in found.values():
+        assert unquote(link).endswith("/notebooks/09_new.ipynb") and own in unquote(link)
+    for link in [*found.values(), codespaces]:
+        assert f"]({link})" in shared.badge("09_new")
+
+
+def test_a_badge_of_the_stand_in_is_no_dead_end(monkeypatch):
+    """A learner of a copy without an address reads why a link leads nowhere; a fork's does not."""
+    monkeypatch.setattr(shared, "address", lambda: f"https://github.com/{address.STAND_IN}/a")
+    assert shared.badge("09_new").endswith(address.STAND_IN_NOTE)
+    monkeypatch.setattr(shared, "address", lambda: "https://github.com/owner/a")
+    assert address.STAND_IN_NOTE not in shared.badge("09_new")
 
 
 def test_a_card_changes_only_when_it_has_become_untrue():
@@ -397,8 +418,9 @@ def test_one_command_moves_the_course_to_another_address(fork):
     old = address.address().removeprefix("https://github.com/")
     for path in [fork / "pyproject.toml", fork / "README.md", *fork.glob("notebooks/**/*.ipynb")]:
         text = path.read_text(encoding="utf-8")
-        assert old not in text, path.name
+        assert old not in unquote(text), path.name
         assert new in text, path.name
+        assert address.STAND_IN_NOTE not in text, path.name
 
 
 @pytest.mark.parametrize(

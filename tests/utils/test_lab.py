@@ -16,6 +16,7 @@ from course_utils import lab, settings
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_it_prints_an_address_that_works_and_stops_on_ctrl_c():
     """A learner on a machine without browser gets an address to open, and the way out."""
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
