@@ -27,7 +27,7 @@ SCHEMAS: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
-TIGHT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+TIGHT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 FORCED, FREE = "#e5e7eb", "#fdba74"
 
 
