@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
+from course_utils.exercises import lesson_06_tools
 
 
 def _number(found: Any, asked: str) -> float:
@@ -92,7 +93,7 @@ def _off(answer: Callable[[list[float], list[int]], float]) -> str:
     return "A model can be calibrated and know nothing: always saying 0.5 of coins is perfect."
 
 
-EXERCISES = {
+EXERCISES: dict[str, Exercise] = {
     "06.1": Exercise(
         "what may come next",
         _allowed,
@@ -120,6 +121,7 @@ EXERCISES = {
             "Add up distance times size of the group, and divide by the number of all.",
         ),
     ),
+    **lesson_06_tools.EXERCISES,
 }
 
 QUIZ = [
@@ -142,21 +144,6 @@ QUIZ = [
         1,
     ),
     Question(
-        "Why is the line not chosen on the exam?",
-        (
-            (
-                "It would fit that exam's chance and look better than it is.",
-                "Choose and measure on different reviews.",
-            ),
-            (
-                "The exam is too small.",
-                "On a large one it would be the same mistake, only smaller.",
-            ),
-            ("It takes too long.", "Moving a line takes no time at all."),
-        ),
-        0,
-    ),
-    Question(
         "A model says 0.9 a hundred times and is right 70 times. It is…",
         (
             ("too sure of itself.", "Of those 100 it promised 90."),
@@ -165,4 +152,5 @@ QUIZ = [
         ),
         0,
     ),
+    *lesson_06_tools.QUIZ,
 ]

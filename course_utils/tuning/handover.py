@@ -1,0 +1,175 @@
+"""A Llama-like checkpoint as one GGUF file, which llama.cpp, Ollama and LM Studio run.
+
+`gguf` writes the file and rounds the numbers; what is here is what that package leaves to whoever
+writes: which tensor is called what, the order of the rows of Q and K, and which token is a mark.
+llama.cpp's own script, `convert_hf_to_gguf.py`, knows many families; this knows one, Llama with
+byte-level BPE (SmolLM2), and refuses the rest. It runs no model.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from course_utils import models
+from course_utils.errors import CourseError
+from course_utils.tuning.saving import writing
+
+KINDS = ("F32", "F16", "Q8_0", "Q4_1", "Q4_0")
+CUTS = (["ByteLevel"], ["Digits", "ByteLevel"])  # GPT-2's and SmolLM2's
+OTHER_WAY = "Write it with convert_hf_to_gguf.py from llama.cpp's repository, which knows more."
+
+
+def to_gguf(folder: str | Path, path: str | Path, kind: str = "F16") -> Path:
+    """Write the checkpoint in `folder` as a GGUF file with its tokenizer and chat template.
+
+    Args:
+        folder: an unquantized Llama-like checkpoint, as `save_pretrained` leaves it, with its
+            tokenizer. A LoRA adapter has to be merged into it first.
+        path: the file to make; whole or not at all, and one of that name is replaced.
+        kind: how the matrices are stored, one of `KINDS`. Norms stay in fp32, and beside 4-bit
+            blocks embeddings and head take Q8_0, as in llama.cpp's own files.
+
+    Returns:
+        `path`.
+
+    Raises:
+        CourseError: no such kind, no whole checkpoint, another family or kind of tokenizer, RoPE
+            scaling, a full disk.
+    """
+    import gguf
+
+    folder, path = Path(folder), Path(path)
+    models.check_folder(folder)
+    if kind not in KINDS:
+        raise CourseError(f"There is no kind {kind!r}.", "", f"Take one of {', '.join(KINDS)}.")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    pre = _check(config, tokenizer)
+    part = path.with_name(f"{path.name}.part")
+    need = models.weights_bytes(str(folder)) or 0
+    try:
+        with writing(path.parent, need * (2 if kind == "F32" else 1)):
+            writer = gguf.GGUFWriter(part, "llama")
+            _settings(writer, config, folder.resolve().name, kind)
+            _tokens(writer, folder, tokenizer, config["vocab_size"], pre)
+            for name, data, stored in _tensors(folder, config, kind):
+                writer.add_tensor(name, data, raw_dtype=stored)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _check(config: dict[str, Any], tokenizer: dict[str, Any]) -> str:
+    """llama.cpp's name for how the tokenizer cuts text into words; refuses what is not known."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    parts = tokenizer.get("pre_tokenizer") or {}
+    parts = parts.get("pretokenizers", [parts])
+    kinds = [part.get("type") for part in parts]
+    if config.get("model_type") != "llama":
+        why = f"It is of the family {config.get('model_type')!r}; this writes Llama's."
+    elif config.get("quantization_config"):
+        raise CourseError(
+            "A quantized checkpoint cannot be written as GGUF.",
+            "Its numbers have been rounded once, into another format.",
+            "Take the checkpoint that it was made from.",
+        )
+    elif rope.get("rope_type", "default") != "default":
+        why = f"It stretches its positions ({rope['rope_type']}), which this does not write."
+    elif tokenizer["model"]["type"] != "BPE" or kinds not in (
+        ["ByteLevel"],
+        ["Digits", "ByteLevel"],
+    ):
+        why = "Its tokenizer is no byte-level BPE of a kind that this knows."
+    else:
+        return "smollm" if "Digits" in kinds else "gpt-2"
+    raise CourseError("This checkpoint cannot be written as GGUF here.", why, OTHER_WAY)
+
+
+def _settings(writer: Any, config: dict[str, Any], name: str, kind: str) -> None:
+    """What llama.cpp has to know to build the model."""
+    import gguf
+
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    rope = config.get("rope_parameters") or config
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[("ALL_" if kind == "F32" else "MOSTLY_") + kind])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_rope_dimension_count(width)
+    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+
+
+def _tokens(writer: Any, folder: Path, tokenizer: dict[str, Any], size: int, pre: str) -> None:
+    """The tokenizer: every token, which of them are marks, how they merge, the chat template."""
+    import gguf
+
+    kinds = gguf.TokenType
+    words = {i: (word, kinds.NORMAL) for word, i in tokenizer["model"]["vocab"].items()}
+    for added in tokenizer.get("added_tokens", []):
+        mark = kinds.CONTROL if added["special"] else kinds.USER_DEFINED
+        words[added["id"]] = (added["content"], mark)
+    # an embedding may have more rows than there are tokens
+    rows = [words.get(i, (f"[PAD{i}]", kinds.UNUSED)) for i in range(size)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([word for word, _ in rows])
+    writer.add_token_types([mark for _, mark in rows])
+    special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
+    special.add_special_token.setdefault("bos", False)  # or llama.cpp decides by the tokenizer
+    special.add_to_gguf(writer, quiet=True)
+
+
+def _tensors(folder: Path, config: dict[str, Any], kind: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every tensor: its name in GGUF, its numbers as they are stored, and what kind they are."""
+    import gguf
+    import torch
+    from safetensors import safe_open
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    heads = config["num_attention_heads"]
+    groups = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for old in tensors.keys():  # noqa: SIM118 (it is no dictionary)
+                if old == "lm_head.weight" and config.get("tie_word_embeddings"):
+                    continue  # llama.cpp takes the embeddings where no head is there
+                name = names.get_name(old, try_suffixes=(".weight", ".bias"))
+                if name is None:
+                    why = f"It holds {old}, which is no part of a plain Llama."
+                    raise CourseError("This checkpoint cannot be written as GGUF.", why, OTHER_WAY)
+                data = tensors.get_tensor(old).to(torch.float32)
+                if count := groups.get(old.split(".")[-2]):
+                    # RoPE turns pairs of rows: the halves of a head here, neighbours in llama.cpp
+                    pairs = data.reshape(count, 2, -1, *data.shape[1:])
+                    data = pairs.transpose(1, 2).reshape(data.shape)
+                stored = _stored_as(name, data.shape, kind)
+                yield name, gguf.quants.quantize(data.numpy(), stored), stored
+
+
+def _stored_as(name: str, shape: Any, kind: str) -> Any:
+    """The number format of one tensor: blocks of 32 where a row divides into them."""
+    import gguf
+
+    formats = gguf.GGMLQuantizationType
+    if len(shape) == 1 or kind == "F32":
+        return formats.F32
+    if kind == "F16" or shape[-1] % 32:
+        return formats.F16
+    outer = name.startswith(("token_embd", "output"))
+    return formats.Q8_0 if outer else formats[kind]
