@@ -42,7 +42,7 @@ def _allowed(answer: Callable[[list[int], list[list[int]]], Iterable[int]]) -> s
 
 LINES = (  # log-odds, labels, the most that any line gets right
     ([4.0, 5.0, 6.5, 7.0], ["Negative", "Negative", "Positive", "Positive"], 4),
-    ([-3.0, -1.0, -2.0, -4.0], ["Positive", "Positive", "Negative", "Negative"], 4),
+    ([-3.0, -1.0, -2.0, -4.0], ["Negative", "Positive", "Positive", "Negative"], 4),
     ([0.5, 2.0, 1.0, 3.0, 1.5], ["Negative", "Positive", "Negative", "Positive", "Positive"], 5),
     ([3.0, 1.0, 2.0, 5.0, 4.0], ["Positive", "Negative", "Positive", "Positive", "Negative"], 4),
     ([1.0, 2.0, 3.0], ["Positive", "Positive", "Positive"], 3),
