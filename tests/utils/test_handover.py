@@ -152,3 +152,14 @@ def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
     checkpoint(tmp_path / "made")
     with pytest.raises(CourseError, match="Q4_0"):
         tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf", "Q4_K_M")
+
+
+def test_without_a_compiler_the_set_up_says_so_before_it_downloads(monkeypatch, tmp_path):
+    """A learner without a compiler reads what to install, not 200 lines of pip."""
+    from course_utils.gptq import gptqmodel
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "")
+    with pytest.raises(CourseError, match="llamacpp cannot be installed") as error:
+        gptqmodel.setup("llamacpp")
+    assert error.value.next_step == gptqmodel.compiler_advice()
