@@ -152,3 +152,89 @@ def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
     checkpoint(tmp_path / "made")
     with pytest.raises(CourseError, match="Q4_0"):
         tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf", "Q4_K_M")
+
+
+def test_without_a_compiler_the_set_up_says_so_before_it_downloads(monkeypatch, tmp_path):
+    """A learner without a compiler reads what to install, not 200 lines of pip."""
+    from course_utils.gptq import gptqmodel
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "")
+    with pytest.raises(CourseError, match="llamacpp cannot be installed") as error:
+        gptqmodel.setup("llamacpp")
+    assert error.value.next_step == gptqmodel.compiler_advice()
+
+
+# -- in llama.cpp itself --------------------------------------------------------------------------
+
+
+def in_llama_cpp(path):
+    """The file, loaded by llama.cpp."""
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="llama.cpp is not built here: python -m course_utils setup llamacpp"
+    )
+    return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kv_heads", "tied"), [(2, True), (1, False)])
+def test_llama_cpp_computes_what_transformers_computes(tmp_path, kv_heads, tied):
+    """A learner's file in another program: the next token's scores must be those of the lesson."""
+    import numpy as np
+    import torch
+
+    model, _ = checkpoint(tmp_path / "made", kv_heads, tied)
+    llama = in_llama_cpp(tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf"))
+    ids = list(range(3, 40))
+    llama.eval(ids)
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    found = np.array(llama.scores[: len(ids)])
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("digits", [True, False])
+def test_llama_cpp_cuts_text_into_the_same_tokens(tmp_path, digits):
+    """A review typed into llama.cpp must reach the model as it did in training."""
+    _, tokenizer = checkpoint(tmp_path / "made", digits=digits)
+    llama = in_llama_cpp(tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf"))
+    for text in (
+        *PHRASES,
+        "one  two\n\n three\r\n\t4",
+        "naïve—“quoted” 3.50$ 你好 😀",
+        "don't we'll I'M",
+    ):
+        found = llama.tokenize(text.encode(), add_bos=False, special=True)
+        assert found == tokenizer(text).input_ids, text
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_same_labels_in_llama_cpp(tmp_path):
+    """Who hands a model on as GGUF promises that it still labels as it did: 97 in 100 at least."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from course_utils import data, models
+
+    folder = models.is_here("smollm2")
+    if folder is None:
+        pytest.skip("SmolLM2 is not on this machine")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    llama = in_llama_cpp(tuning.to_gguf(folder, tmp_path / "small.gguf", "Q8_0"))
+    two = [tokenizer.encode(label)[0] for label in ("Positive", "Negative")]
+    same = 0
+    reviews = [text for text, label in data.reviews() if label != "Neutral"][:100]
+    for text in reviews:
+        chat = [{"role": "user", "content": f"{text}\n\nPositive or Negative? One word."}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt).input_ids
+        assert llama.tokenize(prompt.encode(), add_bos=False, special=True) == ids
+        with torch.inference_mode():
+            here = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1, two]
+        llama.reset()
+        llama.eval(ids)
+        there = llama.scores[len(ids) - 1][two]
+        same += bool(here[0] > here[1]) == bool(there[0] > there[1])
+    assert same >= 97

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import sys
 
 import pytest
 
@@ -217,6 +218,26 @@ def test_waiting_threads_do_not_spin_unless_the_learner_says_so(by_hand, monkeyp
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     settings.prepare()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU OpenMP is a Linux matter")
+@pytest.mark.parametrize("busy, threads", [(100.0, 1), (3.0, 2)])
+def test_torch_imported_too_early_gives_way_on_a_busy_machine(monkeypatch, busy, threads, capsys):
+    """A learner who imports torch first, beside a busy browser: no hundredfold slower model."""
+    import psutil
+    import torch
+
+    for name in settings.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: busy)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        settings.prepare()
+        assert torch.get_num_threads() == threads
+        assert ("one thread" in capsys.readouterr().out) == (threads == 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
