@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from course_staff.notebooks import store
+from course_staff.notebooks import executing, store
 from course_staff.recording import lesson as recording
 from course_utils import checks, models
 from course_utils.errors import CourseError
@@ -326,3 +326,19 @@ def test_the_recording_is_the_stored_run():
     run = json.loads(recording.path_of("06").read_text(encoding="utf-8"))
     assert run["cells"] == json.loads(json.dumps(recording.cells(store.read(LESSON))))
     assert {"date", "device", "versions", "command"} <= run.keys()
+
+
+@pytest.mark.slow
+def test_the_whole_lesson_can_be_read_without_the_model(tmp_path, monkeypatch):
+    """A learner without a network runs all cells: none fails, all show the recorded run."""
+    for name in ("COURSE_CACHE", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    book = store.read(LESSON)
+    with executing.as_a_program():
+        executing.client(LESSON, book).execute()
+    told = {cell.id: cell.outputs for cell in book.cells if cell.cell_type == "code"}
+    assert "SmolLM2 is not on this machine" in told["fetch"][0].text
+    held = {cell.id for cell in recording.recorded_cells(book)}
+    for name, outputs in told.items():
+        first = outputs[0].get("text", "") if outputs else ""
+        assert first.startswith("(recorded)") == (name in held), name
