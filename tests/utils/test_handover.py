@@ -154,43 +154,51 @@ def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
         tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf", "Q4_K_M")
 
 
-def test_without_a_compiler_the_set_up_says_so_before_it_downloads(monkeypatch, tmp_path):
-    """A learner without a compiler reads what to install, not 200 lines of pip."""
-    from course_utils.gptq import gptqmodel
-
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CC", "")
-    with pytest.raises(CourseError, match="llamacpp cannot be installed") as error:
-        gptqmodel.setup("llamacpp")
-    assert error.value.next_step == gptqmodel.compiler_advice()
-
-
 # -- in llama.cpp itself --------------------------------------------------------------------------
 
 
-def in_llama_cpp(path):
-    """The file, loaded by llama.cpp."""
-    llama_cpp = pytest.importorskip(
-        "llama_cpp", reason="llama.cpp is not built here: python -m course_utils setup llamacpp"
+def asked(path, requests):
+    """What llama.cpp's own server answers for this file: one answer for each (place, body)."""
+    import httpx
+
+    xllamacpp = pytest.importorskip(
+        "xllamacpp", reason="llama.cpp is not installed here: pip install xllamacpp"
     )
-    return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
+    wanted = xllamacpp.CommonParams()
+    wanted.model.path, wanted.n_ctx, wanted.n_parallel, wanted.verbosity = str(path), 1024, 1, -1
+    server = xllamacpp.Server(wanted)  # it ends with the function
+    with httpx.Client(base_url=server.listening_address, trust_env=False, timeout=60) as client:
+        return [client.post(place, json=body).raise_for_status().json() for place, body in requests]
+
+
+def tokens(text):
+    """A request for a text's token ids."""
+    return "/tokenize", {"content": text, "add_special": False, "parse_special": True}
+
+
+def next_tokens(prompt, count):
+    """A request for the most probable next tokens and their log-probabilities."""
+    more = {"n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": False}
+    return "/completion", {"prompt": prompt, **more}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kv_heads", "tied"), [(2, True), (1, False)])
 def test_llama_cpp_computes_what_transformers_computes(tmp_path, kv_heads, tied):
-    """A learner's file in another program: the next token's scores must be those of the lesson."""
-    import numpy as np
+    """A learner's file in another program: the next token's chances must be those of the lesson."""
     import torch
 
     model, _ = checkpoint(tmp_path / "made", kv_heads, tied)
-    llama = in_llama_cpp(tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf"))
-    ids = list(range(3, 40))
-    llama.eval(ids)
-    with torch.inference_mode():
-        expected = model(torch.tensor([ids])).logits[0].numpy()
-    found = np.array(llama.scores[: len(ids)])
-    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+    file = tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    prompts = [list(range(n, n + 30)) for n in (3, 60, 200)]
+    answers = asked(file, [next_tokens(prompt, 20) for prompt in prompts])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.inference_mode():
+            expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        found = answer["completion_probabilities"][0]["top_logprobs"]
+        assert len(found) == 20
+        for one in found:
+            assert abs(one["logprob"] - expected[one["id"]].item()) < 0.02
 
 
 @pytest.mark.slow
@@ -198,20 +206,23 @@ def test_llama_cpp_computes_what_transformers_computes(tmp_path, kv_heads, tied)
 def test_llama_cpp_cuts_text_into_the_same_tokens(tmp_path, digits):
     """A review typed into llama.cpp must reach the model as it did in training."""
     _, tokenizer = checkpoint(tmp_path / "made", digits=digits)
-    llama = in_llama_cpp(tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf"))
-    for text in (
+    file = tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    texts = [
         *PHRASES,
         "one  two\n\n three\r\n\t4",
         "naïve—“quoted” 3.50$ 你好 😀",
         "don't we'll I'M",
-    ):
-        found = llama.tokenize(text.encode(), add_bos=False, special=True)
-        assert found == tokenizer(text).input_ids, text
+    ]
+    for text, answer in zip(texts, asked(file, map(tokens, texts)), strict=True):
+        assert answer["tokens"] == tokenizer(text).input_ids, text
 
 
 @pytest.mark.slow
 def test_smollm2_gives_the_same_labels_in_llama_cpp(tmp_path):
-    """Who hands a model on as GGUF promises that it still labels as it did: 97 in 100 at least."""
+    """Who hands a model on as GGUF promises that it still labels as it did: 97 in 100 at least.
+
+    By chat: llama.cpp cuts the text and fills in the template that stands in the file.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -222,19 +233,20 @@ def test_smollm2_gives_the_same_labels_in_llama_cpp(tmp_path):
         pytest.skip("SmolLM2 is not on this machine")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    llama = in_llama_cpp(tuning.to_gguf(folder, tmp_path / "small.gguf", "Q8_0"))
-    two = [tokenizer.encode(label)[0] for label in ("Positive", "Negative")]
-    same = 0
+    labels = ("Positive", "Negative")
+    two = [tokenizer.encode(label)[0] for label in labels]
     reviews = [text for text, label in data.reviews() if label != "Neutral"][:100]
-    for text in reviews:
-        chat = [{"role": "user", "content": f"{text}\n\nPositive or Negative? One word."}]
-        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(prompt).input_ids
-        assert llama.tokenize(prompt.encode(), add_bos=False, special=True) == ids
+    chats = [[{"role": "user", "content": f"{text}\n\nPositive or Negative?"}] for text in reviews]
+    bound = {"temperature": 0, "max_tokens": 1, "logit_bias": {str(one): 100 for one in two}}
+    file = tuning.to_gguf(folder, tmp_path / "small.gguf", "Q8_0")
+    answers = asked(file, [("/v1/chat/completions", {"messages": c, **bound}) for c in chats])
+    same = 0
+    for chat, answer in zip(chats, answers, strict=True):
+        inputs = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
         with torch.inference_mode():
-            here = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1, two]
-        llama.reset()
-        llama.eval(ids)
-        there = llama.scores[len(ids) - 1][two]
-        same += bool(here[0] > here[1]) == bool(there[0] > there[1])
+            here = model(**inputs, logits_to_keep=1).logits[0, -1, two]
+        assert answer["usage"]["prompt_tokens"] == inputs["input_ids"].shape[1]
+        same += answer["choices"][0]["message"]["content"] == labels[here.argmax()]
     assert same >= 97
