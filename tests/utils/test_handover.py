@@ -109,13 +109,25 @@ def spoilt(folder, file, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True, "trim_offsets": True}
 REFUSED = {
     "another family": ("config.json", {"model_type": "qwen2"}, "family 'qwen2'"),
+    "another activation": ("config.json", {"hidden_act": "gelu"}, "family"),
     "stretched positions": (
-        "config.json", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3",
-    ),
+        "config.json", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3"),
+    "stretched, as configs said it once": (
+        "config.json",
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
     "already quantized": ("config.json", {"quantization_config": {"bits": 4}}, "quantized"),
+    "fewer rows than tokens": ("config.json", {"vocab_size": 290}, "290 rows"),
     "another tokenizer": ("tokenizer.json", {"pre_tokenizer": None}, "byte-level"),
+    "a space in front": (
+        "tokenizer.json", {"pre_tokenizer": {**BYTES, "add_prefix_space": True}}, "byte-level"),
+    "digits in runs": (
+        "tokenizer.json",
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": False}, BYTES]}}, "byte-level"),
+    "text changed before": ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "byte-level"),
 }  # fmt: skip
 
 
@@ -145,6 +157,29 @@ def test_an_adapter_in_the_way_is_named(tmp_path):
         tuning.to_gguf(tmp_path / "made", path)
     assert path.read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_old_weight_files_and_a_missing_tokenizer_are_refused(tmp_path):
+    """A folder from some years ago would become a file without weights, or without words."""
+    import torch
+
+    model, _ = checkpoint(tmp_path / "made")
+    (tmp_path / "made" / "tokenizer.json").rename(tmp_path / "made" / "tokenizer.model")
+    with pytest.raises(CourseError, match="tokenizer"):
+        tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    (tmp_path / "made" / "tokenizer.model").rename(tmp_path / "made" / "tokenizer.json")
+    (tmp_path / "made" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "made" / "pytorch_model.bin")
+    with pytest.raises(CourseError, match="safetensors"):
+        tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+
+
+def test_a_folder_in_the_files_place_is_named(tmp_path):
+    """Whoever names the folder for the file reads so, and the folder stays."""
+    checkpoint(tmp_path / "made")
+    with pytest.raises(CourseError, match="is a folder"):
+        tuning.to_gguf(tmp_path / "made", tmp_path)
+    assert (tmp_path / "made").is_dir()
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
