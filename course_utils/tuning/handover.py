@@ -85,7 +85,7 @@ def _check(folder: Path, config: dict[str, Any], tokenizer: dict[str, Any]) -> s
             config.get("model_type") != "llama" or config.get("hidden_act", "silu") != "silu"
         ),
         "It is quantized: its numbers have been rounded once, into another format.": (
-            "quantization_config" in config
+            config.get("quantization_config") is not None
         ),
         f"It stretches its positions ({stretched}), which this does not write.": (
             stretched != "default"
@@ -110,7 +110,7 @@ def _settings(writer: Any, config: dict[str, Any], name: str, kind: str) -> None
 
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
-    rope = config.get("rope_parameters") or config
+    theta = {"rope_theta": 10000.0, **config, **(config.get("rope_parameters") or {})}["rope_theta"]
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -123,7 +123,7 @@ def _settings(writer: Any, config: dict[str, Any], name: str, kind: str) -> None
     writer.add_key_length(width)
     writer.add_value_length(width)
     writer.add_rope_dimension_count(width)
-    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
+    writer.add_rope_freq_base(theta)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
 

@@ -142,6 +142,19 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, what):
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+def test_a_config_of_older_releases_gives_the_same_file(tmp_path):
+    """A checkpoint from before transformers 5: its angle and its head count stand elsewhere."""
+    checkpoint(tmp_path / "made", kv_heads=4, rope_parameters={"rope_theta": 5e5})
+    path = tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    before = path.read_bytes()
+    config = json.loads((tmp_path / "made" / "config.json").read_text())
+    for name in ("rope_parameters", "num_key_value_heads", "head_dim", "hidden_act"):
+        config.pop(name)
+    config |= {"rope_theta": 5e5, "rope_scaling": None, "torch_dtype": config.pop("dtype")}
+    (tmp_path / "made" / "config.json").write_text(json.dumps(config))
+    assert tuning.to_gguf(tmp_path / "made", path).read_bytes() == before
+
+
 def test_an_adapter_in_the_way_is_named(tmp_path):
     """Whoever forgot to merge LoRA reads which tensor is too many, and the old file stays."""
     from safetensors.torch import load_file, save_file
