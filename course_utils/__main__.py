@@ -5,7 +5,6 @@ lab [...]             open JupyterLab at the first lesson; further arguments go 
 progress              which exercises are solved
 get smollm2           fetch the small tier's model, once
 setup gptq|autogptq   add an optional part of lesson 04 to this environment
-setup llamacpp        add llama.cpp, an optional part of lesson 06
 
 What instructors and maintainers run is `python -m course_staff`.
 """
@@ -49,10 +48,10 @@ def get_model(args: argparse.Namespace) -> int:
 
 
 def set_up(args: argparse.Namespace) -> int:
-    """Install GPTQ or llama.cpp here, or make AutoGPTQ's own environment."""
+    """Install GPTQ here, or make AutoGPTQ's own environment."""
     from course_utils.gptq import autogptq, gptqmodel
 
-    print(autogptq.setup() if args.part == "autogptq" else gptqmodel.setup(args.part))
+    print({"gptq": gptqmodel.setup, "autogptq": autogptq.setup}[args.part]())
     return 0
 
 
@@ -77,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("model", choices=[settings.SMALL])
     one.set_defaults(run=get_model)
 
-    one = commands.add_parser("setup", help="add an optional part of lesson 04 or 06")
-    one.add_argument("part", choices=["gptq", "autogptq", "llamacpp"])
+    one = commands.add_parser("setup", help="add an optional part of lesson 04")
+    one.add_argument("part", choices=["gptq", "autogptq"])
     one.set_defaults(run=set_up)
     return top
 

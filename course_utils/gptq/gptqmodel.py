@@ -33,10 +33,8 @@ from course_utils.gptq.recipes import with_gptqmodel
 
 INSTALL = 'Run `make gptq`, or: pip install -c constraints.txt -e ".[gptq]"'
 NO_COMPILER = (
-    "Installing it compiles a package, and there is no C compiler with Python's headers here."
+    "Installing it compiles a small package, and there is no C compiler with Python's headers here."
 )
-# llama.cpp built for the very processor it was built on crashed at the first token on one with AMX
-ANY_X86 = "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF"
 
 
 def why_not() -> str | None:
@@ -65,11 +63,8 @@ def compiler_advice() -> str:
     }.get(platform.system(), "On Debian or Ubuntu: `sudo apt install gcc python3-dev`.")
 
 
-def setup(extra: str = "gptq") -> str:
-    """Add an extra to this environment, in the tested version.
-
-    Args:
-        extra: `gptq`, or `llamacpp`, which compiles llama.cpp: 4 to 8 minutes on two cores.
+def setup() -> str:
+    """Add the extra to this environment, in the tested versions.
 
     Returns:
         What to tell.
@@ -84,13 +79,13 @@ def setup(extra: str = "gptq") -> str:
             "The course was installed without its repository.",
             "Clone the repository and run the command there.",
         )
-    if not has_compiler() and (extra != "gptq" or why_not()):
-        raise CourseError(f"{extra} cannot be installed.", NO_COMPILER, compiler_advice())
+    if why_not() and not has_compiler():
+        raise CourseError("GPTQ cannot be installed.", NO_COMPILER, compiler_advice())
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     start = time.perf_counter()
-    what = ["-c", str(root / "constraints.txt"), "-e", f"{root}[{extra}]"]
-    install([*pip, *what], "the network once and a C compiler")
-    return f"{extra} is ready, installed in {time.perf_counter() - start:.0f} s."
+    extra = ["-c", str(root / "constraints.txt"), "-e", f"{root}[gptq]"]
+    install([*pip, *extra], "the network once and a C compiler")
+    return f"GPTQ is ready, installed in {time.perf_counter() - start:.0f} s."
 
 
 def install(command: list[str], needs: str) -> None:
@@ -100,8 +95,6 @@ def install(command: list[str], needs: str) -> None:
         CourseError: it failed, with what it said and what it needs.
     """
     env = {**os.environ, "BUILD_CUDA_EXT": "0"}  # auto-gptq without its CUDA kernels
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        env.setdefault("CMAKE_ARGS", ANY_X86)
     done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]

@@ -15,8 +15,10 @@ from course_utils import models
 from course_utils.errors import CourseError
 from course_utils.tuning.saving import writing
 
-KINDS = ("F32", "F16", "Q8_0", "Q4_1", "Q4_0")
-CUTS = (["ByteLevel"], ["Digits", "ByteLevel"])  # GPT-2's and SmolLM2's
+KINDS = ("F16", "Q8_0", "Q4_1", "Q4_0")
+# how a tokenizer of the `tokenizers` library cuts text into words, and llama.cpp's name for it
+CUTS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+OPTIONS = {"add_prefix_space": False, "use_regex": True, "individual_digits": True}
 OTHER_WAY = "Write it with convert_hf_to_gguf.py from llama.cpp's repository, which knows more."
 
 
@@ -34,22 +36,24 @@ def to_gguf(folder: str | Path, path: str | Path, kind: str = "F16") -> Path:
         `path`.
 
     Raises:
-        CourseError: no such kind, no whole checkpoint, another family or kind of tokenizer, RoPE
-            scaling, a full disk.
+        CourseError: no such kind, no whole checkpoint, one that this cannot write, a full disk.
     """
     import gguf
 
     folder, path = Path(folder), Path(path)
     models.check_folder(folder)
+    if path.is_dir():
+        raise CourseError(f"{path.name} is a folder.", "", f"Name a file: {path.name}/model.gguf")
     if kind not in KINDS:
         raise CourseError(f"There is no kind {kind!r}.", "", f"Take one of {', '.join(KINDS)}.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    pre = _check(config, tokenizer)
+    vocabulary = folder / "tokenizer.json"
+    tokenizer = json.loads(vocabulary.read_text(encoding="utf-8")) if vocabulary.is_file() else {}
+    pre = _check(folder, config, tokenizer)
     part = path.with_name(f"{path.name}.part")
     need = models.weights_bytes(str(folder)) or 0
     try:
-        with writing(path.parent, need * (2 if kind == "F32" else 1)):
+        with writing(path.parent, need):
             writer = gguf.GGUFWriter(part, "llama")
             _settings(writer, config, folder.resolve().name, kind)
             _tokens(writer, folder, tokenizer, config["vocab_size"], pre)
@@ -65,30 +69,39 @@ def to_gguf(folder: str | Path, path: str | Path, kind: str = "F16") -> Path:
     return path
 
 
-def _check(config: dict[str, Any], tokenizer: dict[str, Any]) -> str:
+def _check(folder: Path, config: dict[str, Any], tokenizer: dict[str, Any]) -> str:
     """llama.cpp's name for how the tokenizer cuts text into words; refuses what is not known."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    parts = tokenizer.get("pre_tokenizer") or {}
-    parts = parts.get("pretokenizers", [parts])
-    kinds = [part.get("type") for part in parts]
-    if config.get("model_type") != "llama":
-        why = f"It is of the family {config.get('model_type')!r}; this writes Llama's."
-    elif config.get("quantization_config"):
-        raise CourseError(
-            "A quantized checkpoint cannot be written as GGUF.",
-            "Its numbers have been rounded once, into another format.",
-            "Take the checkpoint that it was made from.",
-        )
-    elif rope.get("rope_type", "default") != "default":
-        why = f"It stretches its positions ({rope['rope_type']}), which this does not write."
-    elif tokenizer["model"]["type"] != "BPE" or kinds not in (
-        ["ByteLevel"],
-        ["Digits", "ByteLevel"],
-    ):
-        why = "Its tokenizer is no byte-level BPE of a kind that this knows."
-    else:
-        return "smollm" if "Digits" in kinds else "gpt-2"
-    raise CourseError("This checkpoint cannot be written as GGUF here.", why, OTHER_WAY)
+    stretched = rope.get("rope_type") or rope.get("type") or "default"
+    first = tokenizer.get("pre_tokenizer") or {}
+    cuts = [{**OPTIONS, **part} for part in first.get("pretokenizers", [first])]
+    names = tuple(str(cut.get("type")) for cut in cuts)
+    known = tokenizer.get("model", {}).get("type") == "BPE" and names in CUTS
+    known = known and all(cut[name] is kept for cut in cuts for name, kept in OPTIONS.items())
+    last = max([*tokenizer.get("model", {}).get("vocab", {}).values(), 0])
+    last = max([last, *(added["id"] for added in tokenizer.get("added_tokens", []))])
+    refused = {
+        f"It is of the family {config.get('model_type')!r}; this writes Llama's.": (
+            config.get("model_type") != "llama" or config.get("hidden_act", "silu") != "silu"
+        ),
+        "It is quantized: its numbers have been rounded once, into another format.": (
+            config.get("quantization_config") is not None
+        ),
+        f"It stretches its positions ({stretched}), which this does not write.": (
+            stretched != "default"
+        ),
+        "Its tokenizer is no byte-level BPE of a kind that this knows.": (
+            not known or tokenizer.get("normalizer") is not None
+        ),
+        f"Its tokenizer has ids up to {last}, and its embedding {config['vocab_size']} rows.": (
+            last >= config["vocab_size"]
+        ),
+        "Its weights are not in safetensors files.": not any(folder.glob("*.safetensors")),
+    }
+    for why, holds in refused.items():
+        if holds:
+            raise CourseError("This checkpoint cannot be written as GGUF here.", why, OTHER_WAY)
+    return CUTS[names]
 
 
 def _settings(writer: Any, config: dict[str, Any], name: str, kind: str) -> None:
@@ -97,9 +110,9 @@ def _settings(writer: Any, config: dict[str, Any], name: str, kind: str) -> None
 
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
-    rope = config.get("rope_parameters") or config
+    theta = {"rope_theta": 10000.0, **config, **(config.get("rope_parameters") or {})}["rope_theta"]
     writer.add_name(name)
-    writer.add_file_type(gguf.LlamaFileType[("ALL_" if kind == "F32" else "MOSTLY_") + kind])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -110,7 +123,7 @@ def _settings(writer: Any, config: dict[str, Any], name: str, kind: str) -> None
     writer.add_key_length(width)
     writer.add_value_length(width)
     writer.add_rope_dimension_count(width)
-    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
+    writer.add_rope_freq_base(theta)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
 
@@ -147,8 +160,10 @@ def _tensors(folder: Path, config: dict[str, Any], kind: str) -> Iterator[tuple[
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for old in tensors.keys():  # noqa: SIM118 (it is no dictionary)
-                if old == "lm_head.weight" and config.get("tie_word_embeddings"):
-                    continue  # llama.cpp takes the embeddings where no head is there
+                # llama.cpp takes the embeddings where there is no head, and computes the angles
+                tied = old == "lm_head.weight" and config.get("tie_word_embeddings")
+                if tied or old.endswith("rotary_emb.inv_freq"):
+                    continue
                 name = names.get_name(old, try_suffixes=(".weight", ".bias"))
                 if name is None:
                     why = f"It holds {old}, which is no part of a plain Llama."
@@ -167,7 +182,7 @@ def _stored_as(name: str, shape: Any, kind: str) -> Any:
     import gguf
 
     formats = gguf.GGMLQuantizationType
-    if len(shape) == 1 or kind == "F32":
+    if len(shape) == 1:
         return formats.F32
     if kind == "F16" or shape[-1] % 32:
         return formats.F16

@@ -109,13 +109,25 @@ def spoilt(folder, file, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True, "trim_offsets": True}
 REFUSED = {
     "another family": ("config.json", {"model_type": "qwen2"}, "family 'qwen2'"),
+    "another activation": ("config.json", {"hidden_act": "gelu"}, "family"),
     "stretched positions": (
-        "config.json", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3",
-    ),
+        "config.json", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3"),
+    "stretched, as configs said it once": (
+        "config.json",
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
     "already quantized": ("config.json", {"quantization_config": {"bits": 4}}, "quantized"),
+    "fewer rows than tokens": ("config.json", {"vocab_size": 290}, "290 rows"),
     "another tokenizer": ("tokenizer.json", {"pre_tokenizer": None}, "byte-level"),
+    "a space in front": (
+        "tokenizer.json", {"pre_tokenizer": {**BYTES, "add_prefix_space": True}}, "byte-level"),
+    "digits in runs": (
+        "tokenizer.json",
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": False}, BYTES]}}, "byte-level"),
+    "text changed before": ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "byte-level"),
 }  # fmt: skip
 
 
@@ -128,6 +140,19 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, what):
     with pytest.raises(CourseError, match=said):
         tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_config_of_older_releases_gives_the_same_file(tmp_path):
+    """A checkpoint from before transformers 5: its angle and its head count stand elsewhere."""
+    checkpoint(tmp_path / "made", kv_heads=4, rope_parameters={"rope_theta": 5e5})
+    path = tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    before = path.read_bytes()
+    config = json.loads((tmp_path / "made" / "config.json").read_text())
+    for name in ("rope_parameters", "num_key_value_heads", "head_dim", "hidden_act"):
+        config.pop(name)
+    config |= {"rope_theta": 5e5, "rope_scaling": None, "torch_dtype": config.pop("dtype")}
+    (tmp_path / "made" / "config.json").write_text(json.dumps(config))
+    assert tuning.to_gguf(tmp_path / "made", path).read_bytes() == before
 
 
 def test_an_adapter_in_the_way_is_named(tmp_path):
@@ -147,6 +172,29 @@ def test_an_adapter_in_the_way_is_named(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_old_weight_files_and_a_missing_tokenizer_are_refused(tmp_path):
+    """A folder from some years ago would become a file without weights, or without words."""
+    import torch
+
+    model, _ = checkpoint(tmp_path / "made")
+    (tmp_path / "made" / "tokenizer.json").rename(tmp_path / "made" / "tokenizer.model")
+    with pytest.raises(CourseError, match="tokenizer"):
+        tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    (tmp_path / "made" / "tokenizer.model").rename(tmp_path / "made" / "tokenizer.json")
+    (tmp_path / "made" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "made" / "pytorch_model.bin")
+    with pytest.raises(CourseError, match="safetensors"):
+        tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+
+
+def test_a_folder_in_the_files_place_is_named(tmp_path):
+    """Whoever names the folder for the file reads so, and the folder stays."""
+    checkpoint(tmp_path / "made")
+    with pytest.raises(CourseError, match="is a folder"):
+        tuning.to_gguf(tmp_path / "made", tmp_path)
+    assert (tmp_path / "made").is_dir()
+
+
 def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
     """Q4_K_M is what people download; it is not among what can be written here."""
     checkpoint(tmp_path / "made")
@@ -154,43 +202,51 @@ def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
         tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf", "Q4_K_M")
 
 
-def test_without_a_compiler_the_set_up_says_so_before_it_downloads(monkeypatch, tmp_path):
-    """A learner without a compiler reads what to install, not 200 lines of pip."""
-    from course_utils.gptq import gptqmodel
-
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CC", "")
-    with pytest.raises(CourseError, match="llamacpp cannot be installed") as error:
-        gptqmodel.setup("llamacpp")
-    assert error.value.next_step == gptqmodel.compiler_advice()
-
-
 # -- in llama.cpp itself --------------------------------------------------------------------------
 
 
-def in_llama_cpp(path):
-    """The file, loaded by llama.cpp."""
-    llama_cpp = pytest.importorskip(
-        "llama_cpp", reason="llama.cpp is not built here: python -m course_utils setup llamacpp"
+def asked(path, requests):
+    """What llama.cpp's own server answers for this file: one answer for each (place, body)."""
+    import httpx
+
+    xllamacpp = pytest.importorskip(
+        "xllamacpp", reason="llama.cpp is not installed here: pip install xllamacpp"
     )
-    return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
+    wanted = xllamacpp.CommonParams()
+    wanted.model.path, wanted.n_ctx, wanted.n_parallel, wanted.verbosity = str(path), 1024, 1, -1
+    server = xllamacpp.Server(wanted)  # it ends with the function
+    with httpx.Client(base_url=server.listening_address, trust_env=False, timeout=60) as client:
+        return [client.post(place, json=body).raise_for_status().json() for place, body in requests]
+
+
+def tokens(text):
+    """A request for a text's token ids."""
+    return "/tokenize", {"content": text, "add_special": False, "parse_special": True}
+
+
+def next_tokens(prompt, count):
+    """A request for the most probable next tokens and their log-probabilities."""
+    more = {"n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": False}
+    return "/completion", {"prompt": prompt, **more}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kv_heads", "tied"), [(2, True), (1, False)])
 def test_llama_cpp_computes_what_transformers_computes(tmp_path, kv_heads, tied):
-    """A learner's file in another program: the next token's scores must be those of the lesson."""
-    import numpy as np
+    """A learner's file in another program: the next token's chances must be those of the lesson."""
     import torch
 
     model, _ = checkpoint(tmp_path / "made", kv_heads, tied)
-    llama = in_llama_cpp(tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf"))
-    ids = list(range(3, 40))
-    llama.eval(ids)
-    with torch.inference_mode():
-        expected = model(torch.tensor([ids])).logits[0].numpy()
-    found = np.array(llama.scores[: len(ids)])
-    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+    file = tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    prompts = [list(range(n, n + 30)) for n in (3, 60, 200)]
+    answers = asked(file, [next_tokens(prompt, 20) for prompt in prompts])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.inference_mode():
+            expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        found = answer["completion_probabilities"][0]["top_logprobs"]
+        assert len(found) == 20
+        for one in found:
+            assert abs(one["logprob"] - expected[one["id"]].item()) < 0.02
 
 
 @pytest.mark.slow
@@ -198,20 +254,23 @@ def test_llama_cpp_computes_what_transformers_computes(tmp_path, kv_heads, tied)
 def test_llama_cpp_cuts_text_into_the_same_tokens(tmp_path, digits):
     """A review typed into llama.cpp must reach the model as it did in training."""
     _, tokenizer = checkpoint(tmp_path / "made", digits=digits)
-    llama = in_llama_cpp(tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf"))
-    for text in (
+    file = tuning.to_gguf(tmp_path / "made", tmp_path / "made.gguf")
+    texts = [
         *PHRASES,
         "one  two\n\n three\r\n\t4",
         "naïve—“quoted” 3.50$ 你好 😀",
         "don't we'll I'M",
-    ):
-        found = llama.tokenize(text.encode(), add_bos=False, special=True)
-        assert found == tokenizer(text).input_ids, text
+    ]
+    for text, answer in zip(texts, asked(file, map(tokens, texts)), strict=True):
+        assert answer["tokens"] == tokenizer(text).input_ids, text
 
 
 @pytest.mark.slow
 def test_smollm2_gives_the_same_labels_in_llama_cpp(tmp_path):
-    """Who hands a model on as GGUF promises that it still labels as it did: 97 in 100 at least."""
+    """Who hands a model on as GGUF promises that it still labels as it did: 97 in 100 at least.
+
+    By chat: llama.cpp cuts the text and fills in the template that stands in the file.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -222,19 +281,20 @@ def test_smollm2_gives_the_same_labels_in_llama_cpp(tmp_path):
         pytest.skip("SmolLM2 is not on this machine")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    llama = in_llama_cpp(tuning.to_gguf(folder, tmp_path / "small.gguf", "Q8_0"))
-    two = [tokenizer.encode(label)[0] for label in ("Positive", "Negative")]
-    same = 0
+    labels = ("Positive", "Negative")
+    two = [tokenizer.encode(label)[0] for label in labels]
     reviews = [text for text, label in data.reviews() if label != "Neutral"][:100]
-    for text in reviews:
-        chat = [{"role": "user", "content": f"{text}\n\nPositive or Negative? One word."}]
-        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(prompt).input_ids
-        assert llama.tokenize(prompt.encode(), add_bos=False, special=True) == ids
+    chats = [[{"role": "user", "content": f"{text}\n\nPositive or Negative?"}] for text in reviews]
+    bound = {"temperature": 0, "max_tokens": 1, "logit_bias": {str(one): 100 for one in two}}
+    file = tuning.to_gguf(folder, tmp_path / "small.gguf", "Q8_0")
+    answers = asked(file, [("/v1/chat/completions", {"messages": c, **bound}) for c in chats])
+    same = 0
+    for chat, answer in zip(chats, answers, strict=True):
+        inputs = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
         with torch.inference_mode():
-            here = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1, two]
-        llama.reset()
-        llama.eval(ids)
-        there = llama.scores[len(ids) - 1][two]
-        same += bool(here[0] > here[1]) == bool(there[0] > there[1])
+            here = model(**inputs, logits_to_keep=1).logits[0, -1, two]
+        assert answer["usage"]["prompt_tokens"] == inputs["input_ids"].shape[1]
+        same += answer["choices"][0]["message"]["content"] == labels[here.argmax()]
     assert same >= 97
