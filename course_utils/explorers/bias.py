@@ -5,10 +5,10 @@ from typing import Any
 
 from course_utils import plots, settings
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import WIDE, as_html
+from course_utils.explorers.controls import as_html, panel, slider
 from course_utils.plots import Shown
 
-BINS = 24
+BINS, STEPS = 24, 60
 
 
 def _drawn(odds: Sequence[float], labels: Sequence[str], line: float) -> Shown:
@@ -57,18 +57,12 @@ def bias(odds: Sequence[float], labels: Sequence[str], line: float = 0.0) -> Any
         )
     if settings.static():
         return _drawn(odds, labels, line)
-    import ipywidgets as widgets
+    low, high = min([*odds, line]), max([*odds, line])
+    places = sorted(
+        {round(low + step * (high - low) / STEPS, 2) for step in range(STEPS + 1)} | {line}
+    )
 
-    slider = widgets.FloatSlider(
-        value=line, min=min([*odds, line]) - 0.5, max=max([*odds, line]) + 0.5, step=0.1,
-        description="line", continuous_update=False, style=WIDE, readout_format=".1f",
-        layout=widgets.Layout(width="min(100%, 560px)"),
-    )  # fmt: skip
-    result = widgets.HTML()
+    def draw(line: float) -> str:
+        return as_html(_drawn(odds, labels, line))
 
-    def redraw(_: object = None) -> None:
-        result.value = as_html(_drawn(odds, labels, slider.value))
-
-    slider.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([slider, result])
+    return panel(draw, {"line": slider(places, line, "line")})

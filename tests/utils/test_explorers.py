@@ -432,3 +432,23 @@ def test_odd_reviews_leave_the_bounded_explorer_usable(llama, live):
     for review, said in ((" ", "no review yet"), ("word " * 2000, "too long"), (HOSTILE, "reply:")):
         box.value = review
         assert said in result.value and "<img" not in result.value
+
+
+def test_moving_the_line_counts_again(live):
+    """A learner who looks for the right place of the line: each move says how many are right."""
+    odds, labels = [4.0, 5.0, 6.5, 7.0], ["Negative", "Negative", "Positive", "Positive"]
+    widget = explorers.bias(odds, labels)
+    assert "Line at 0.0: 2 of 4 right, 4 called Positive" in seen(widget)
+    places = widget.children[0].options
+    widget.children[0].value = next(place for place in places if place > 5.2)
+    assert "4 of 4 right, 2 called Positive" in seen(widget)
+
+
+@pytest.mark.parametrize(
+    ("odds", "labels"),
+    [([], []), ([1.0], []), ([1.0], ["Neutral"]), ([1.0, 2.0], ["Positive"])],
+)
+def test_odds_and_labels_that_do_not_fit_are_a_message(odds, labels):
+    """A learner who passes the wrong two lists is told what belongs together."""
+    with pytest.raises(CourseError, match="do not go together"):
+        explorers.bias(odds, labels)
