@@ -18,6 +18,7 @@ from course_staff import publish, real
 from course_staff.classroom import serving
 from course_staff.collecting import collect, nbgrader
 from course_staff.notebooks import address, keeping, store, tables
+from course_staff.recording import lesson
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
 from course_utils.__main__ import run
@@ -40,6 +41,8 @@ def keep_notebooks(args: argparse.Namespace) -> int:
     """Execute and store notebooks, or write what they share; 1 where a cell failed."""
     paths = [path.resolve() for path in args.notebooks] or store.every()
     failed = keeping.run(paths) if args.what == "run" else keeping.write_cards(paths)
+    if args.what == "run" and not failed:
+        lesson.write_all(paths)
     tables.write_tables()
     return int(bool(failed))
 

@@ -163,8 +163,9 @@ def _lessons(found: Json, weights: int | None) -> list[Json]:
     stored = models.weights_bytes(settings.model_name())
     rows = []
     for course in data.table("lessons"):
-        need = course.get(tier) or course["pocket"]
-        gib, kind = _need(need, course["pocket"], weights, bool(here["gpus"]))
+        default = course.get("pocket") or course["small"]
+        need = course.get(tier) or default
+        gib, kind = _need(need, default, weights, bool(here["gpus"]))
         has = card if kind == "GPU" else here["ram_free_gib"] - ROOM_GIB
         download = "nothing" if stored else need["download"]
         if not stored and (weights or gib is None):

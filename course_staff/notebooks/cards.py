@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-TIERS = ("pocket", "small", "full")  # the rows of a card; every lesson has the first
+TIERS = ("pocket", "small", "full")  # the rows of a card; a lesson runs in the first that it has
 BEGIN, END = "<!-- lessons: begin -->", "<!-- lessons: end -->"
 
 
@@ -26,6 +26,11 @@ def settled(old: float | None, measured: float, step: float) -> float:
     """
     fresh = rounded_up(measured, step)
     return old if old is not None and fresh <= old <= fresh + 3 * step else fresh
+
+
+def first(course: Json) -> Json:
+    """The row of the tier that a lesson runs in with nothing set; empty where it has no row."""
+    return next((course[tier] for tier in TIERS if tier in course), {})
 
 
 def _no_math(text: str) -> str:
@@ -70,10 +75,10 @@ def readme_table(lessons: list[tuple[Path, Json]]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for path, course in lessons:
-        pocket = course["pocket"]
+        row = first(course)
         lines.append(
             f"| [{course['lesson']} {course['title']}](notebooks/{path.name}) | {course['about']} "
-            f"| {course['minutes']} min | {pocket['run_minutes']:g} min "
-            f"| {pocket['memory_gib']:g} GiB | {pocket['download']} |"
+            f"| {course['minutes']} min | {row['run_minutes']:g} min "
+            f"| {row['memory_gib']:g} GiB | {row['download']} |"
         )
     return "\n".join(lines)

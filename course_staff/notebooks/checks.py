@@ -20,7 +20,7 @@ TAGS = {IGNORE, RAISES, cleaning.HIDDEN, cleaning.FOLDED, "exercise", "setup"}
 REASON = "# not compared: "
 SCREEN = 40  # lines of code that fit a screen
 EXERCISES, HINTS, QUESTIONS = range(3, 6), 3, range(4, 7)
-COURSE_KEYS = {"lesson", "title", "about", "minutes", "pocket"}
+COURSE_KEYS = {"lesson", "title", "about", "minutes"}
 TIER_KEYS = {"runs_on", "run_minutes", "memory_gib", "download", "dollars", "gated"}
 SHOULD_NOT_SHOW = {
     "a key": re.compile(r"\b(?:sk-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|gh[ps]_[A-Za-z0-9]{30,})"),
@@ -199,6 +199,7 @@ def _shared_cells(notebook: Any, name: str) -> Iterator[str]:
     missing = sorted(
         {
             *(COURSE_KEYS - set(course)),
+            *([] if cards.first(course) else ["a row"]),
             *(key for tier in cards.TIERS for key in TIER_KEYS - set(course.get(tier, TIER_KEYS))),
         }
     )

@@ -21,9 +21,9 @@ def update_card(notebook: Any, seconds: float, peak: int) -> None:
     course = notebook.metadata.get("course")
     if not course:
         return
-    pocket = course["pocket"]
-    pocket["run_minutes"] = cards.settled(pocket.get("run_minutes"), seconds / 60, 0.5)
-    pocket["memory_gib"] = cards.settled(pocket.get("memory_gib"), peak / 2**30, 0.5)
+    row = cards.first(course)
+    row["run_minutes"] = cards.settled(row.get("run_minutes"), seconds / 60, 0.5)
+    row["memory_gib"] = cards.settled(row.get("memory_gib"), peak / 2**30, 0.5)
 
 
 def run_one(path: Path) -> str:

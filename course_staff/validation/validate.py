@@ -20,8 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from course_staff.notebooks import cards, executing, store
 from course_staff.notebooks import checks as notebook_checks
-from course_staff.notebooks import executing, store
 from course_utils import machine
 from course_utils.errors import CourseError, ended_by
 
@@ -93,13 +93,13 @@ def over_card(card: Json, seconds: float, peak_bytes: int, slower: float = SLOWE
         peak_bytes: resident memory.
         slower: how many times the card's minutes are still fine.
     """
-    pocket = card.get("pocket", {})
+    row = cards.first(card)
     minutes, gib = seconds / 60, peak_bytes / 2**30
     lines = []
-    if minutes > slower * pocket.get("run_minutes", minutes):
-        lines.append(f"took {minutes:.1f} min, its card says {pocket['run_minutes']:g}")
-    if gib > pocket.get("memory_gib", gib):
-        lines.append(f"took {gib:.2f} GiB, its card says {pocket['memory_gib']:g}")
+    if minutes > slower * row.get("run_minutes", minutes):
+        lines.append(f"took {minutes:.1f} min, its card says {row['run_minutes']:g}")
+    if gib > row.get("memory_gib", gib):
+        lines.append(f"took {gib:.2f} GiB, its card says {row['memory_gib']:g}")
     return lines
 
 
@@ -168,7 +168,7 @@ def verdict(path: Path, problems: list[str], ran: Json, slower: float = SLOWER) 
         "problems": problems,
         "minutes": round(ran["seconds"] / 60, 2),
         "peak_gib": round(ran["peak_bytes"] / 2**30, 2),
-        "card": {key: card.get("pocket", {}).get(key) for key in ("run_minutes", "memory_gib")},
+        "card": {key: cards.first(card).get(key) for key in ("run_minutes", "memory_gib")},
     }
 
 
@@ -179,7 +179,7 @@ def _size(path: Path) -> tuple[float, int]:
     except CourseError:
         return 0.0, 0
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    return notebook.metadata.get("course", {}).get("pocket", {}).get("run_minutes", 0.1), cells
+    return cards.first(notebook.metadata.get("course", {})).get("run_minutes", 0.1), cells
 
 
 def run(

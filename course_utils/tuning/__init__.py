@@ -12,6 +12,7 @@ from course_utils.memory.training import METHODS, training
 from course_utils.replies import parser
 from course_utils.tuning.checking import check
 from course_utils.tuning.curve import check_loss, loss_curve
+from course_utils.tuning.handover import to_gguf
 from course_utils.tuning.quiet import prepare
 from course_utils.tuning.reading import read
 from course_utils.tuning.saving import newest_checkpoint, writing
@@ -27,6 +28,7 @@ __all__ = [
     "prepare",
     "read",
     "split",
+    "to_gguf",
     "training",
     "writing",
 ]

@@ -1,5 +1,7 @@
 """The lessons on a real model: what counts as a fault is found in what the notebooks show."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 
@@ -81,3 +83,16 @@ def test_the_card_has_a_row_for_every_tier_measured():
     assert cards.markdown(course).endswith("*\\$1*")
     del course["small"]
     assert "small" not in cards.markdown(course)
+
+
+def test_a_lesson_without_a_pocket_row_is_told_by_its_first_row():
+    """A learner who plans: lesson 06's minutes and download are those of the model it fetches."""
+    row = {"runs_on": "2 CPU cores", "run_minutes": 9, "memory_gib": 3, "download": "93 MB"}
+    row |= {"dollars": "$0", "gated": False}
+    course = {"lesson": "06", "title": "T", "about": "a", "minutes": 75}
+    course |= {"small": row, "full": {**row, "run_minutes": 60}}
+    assert cards.first(course) is row and cards.first({}) == {}
+    (line,) = cards.readme_table([(Path("06_t.ipynb"), course)]).splitlines()[2:]
+    assert "9 min | 3 GiB | 93 MB" in line
+    rows = [line for line in cards.markdown(course).splitlines() if line.startswith("| **")]
+    assert [line.split("**")[1] for line in rows] == ["small", "full"]

@@ -1,5 +1,7 @@
 """The explorers: what they show, and what they do with odd input. All on the real Pocket Llama."""
 
+import html
+import json
 import math
 import re
 
@@ -284,6 +286,7 @@ def all_explorers(model, tokenizer) -> dict:
         ),
         "next_token": lambda: explorers.next_token(model, tokenizer),
         "chat_stepper": lambda: explorers.chat_stepper(tokenizer, CHAT, formats),
+        "bounded": lambda: explorers.bounded(model, tokenizer),
         "rounding": lambda: explorers.rounding(row),
         "vram": explorers.vram,
         "lora_counter": lambda: explorers.lora_counter("llama-2-7b", "llama-2-13b"),
@@ -383,3 +386,69 @@ def test_the_rounding_explorer_rounds_as_the_lesson_does():
     kept = fitting.rounded(row, bits=4, block=4)
     expected = torch.tensor([0.0, 7.0, -3.0, 1.0, 0.1, 0.1 * 1 / 7, -0.1 * 5 / 7, 0.0])
     assert torch.allclose(kept, expected, atol=1e-6)
+
+
+SMALLEST = '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}'
+
+
+def test_a_bounded_reply_fits_its_schema_and_says_where_there_was_a_choice(llama, live):
+    """A learner who writes a schema of their own: the reply is JSON of it, whatever the model."""
+    widget = explorers.bounded(*llama)
+    review, choice, written, result = widget.children
+    for name in choice.options:
+        choice.value = name
+        reply = html.unescape(re.search(r"reply: (.*)", result.value)[1])
+        assert json.loads(reply) is not None, reply
+    written.value = '{"enum": ["Positive"]}'
+    assert "reply: &quot;Positive&quot;" in result.value
+    forced, tokens = map(int, re.search(r"(\d+) of (\d+) tokens", result.value).groups())
+    assert 0 < forced <= tokens
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ("{'type': 'string'}", "no JSON schema"),
+        ("[]", "no JSON schema"),
+        ('{"type": "strnig"}', "strnig"),
+        ('{"enum": []}', "held to this schema"),
+        ('{"type": "integer", "minimum": 5, "maximum": 3}', "greater than maximum"),
+        ('{"type": "string", "minLength": 900}', "Cut off"),
+    ],
+)
+def test_a_schema_that_cannot_be_ends_in_a_message(llama, live, schema, said):
+    """A learner with a slip in the schema, or one that nothing satisfies, reads what is wrong."""
+    widget = explorers.bounded(*llama)
+    widget.children[2].value = schema
+    assert said in html.unescape(widget.children[-1].value)
+    widget.children[2].value = SMALLEST
+    assert "reply: {" in widget.children[-1].value
+
+
+def test_odd_reviews_leave_the_bounded_explorer_usable(llama, live):
+    """A learner who pastes nothing, markup or a whole book."""
+    widget = explorers.bounded(*llama)
+    box, result = widget.children[0], widget.children[-1]
+    for review, said in ((" ", "no review yet"), ("word " * 2000, "too long"), (HOSTILE, "reply:")):
+        box.value = review
+        assert said in result.value and "<img" not in result.value
+
+
+def test_moving_the_line_counts_again(live):
+    """A learner who looks for the right place of the line: each move says how many are right."""
+    odds, labels = [4.0, 5.0, 6.5, 7.0], ["Negative", "Negative", "Positive", "Positive"]
+    widget = explorers.bias(odds, labels)
+    assert "Line at 0.0: 2 of 4 right, 4 called Positive" in seen(widget)
+    places = widget.children[0].options
+    widget.children[0].value = next(place for place in places if place > 5.2)
+    assert "4 of 4 right, 2 called Positive" in seen(widget)
+
+
+@pytest.mark.parametrize(
+    ("odds", "labels"),
+    [([], []), ([1.0], []), ([1.0], ["Neutral"]), ([1.0, 2.0], ["Positive"])],
+)
+def test_odds_and_labels_that_do_not_fit_are_a_message(odds, labels):
+    """A learner who passes the wrong two lists is told what belongs together."""
+    with pytest.raises(CourseError, match="do not go together"):
+        explorers.bias(odds, labels)

@@ -73,13 +73,20 @@ def test_the_base_never_saw_the_domain():
     assert not [text for text, _ in data.reviews() if MARKET.search(text)]
 
 
-def test_the_reviews_to_mix_in_are_ordinary_and_not_of_the_exam():
-    """A learner who reads how little was forgotten: the exam must not be learned again."""
-    general = data.reviews(name="market_notes/general.tsv")
-    exam = [text for text, _ in data.reviews()]
+@pytest.mark.parametrize(
+    ("name", "kinds", "others"),
+    [
+        ("general.tsv", LABELS, ("reviews.tsv",)),
+        ("two_labels.tsv", ("Positive", "Negative"), ("reviews.tsv", "market_notes/choosing.tsv")),
+    ],
+)
+def test_the_reviews_to_learn_from_are_ordinary_and_not_of_the_exam(name, kinds, others):
+    """A learner who reads a score: what is measured with must not be learned before."""
+    general = data.reviews(name=f"market_notes/{name}")
+    exam = [text for other in others for text, _ in data.reviews(name=other)]
     texts = [text for text, _ in general] + exam
     numbers = corpus.families(texts)
-    assert len(general) >= 300 and {label for _, label in general} == set(LABELS)
+    assert len(general) >= 300 and {label for _, label in general} == set(kinds)
     assert not set(numbers[: len(general)]) & set(numbers[len(general) :])
     assert not [text for text, _ in general if MARKET.search(text)]
     known = {corpus.normal(review.text) for review in corpus.read()}
