@@ -1,8 +1,8 @@
 """Explorers: sliders and boxes to try a lesson's idea on; pictures while a program runs them."""
 
 from course_utils.explorers.bias import bias
-from course_utils.explorers.bounded import bounded
 from course_utils.explorers.bill import bill
+from course_utils.explorers.bounded import bounded
 from course_utils.explorers.chat import chat_stepper
 from course_utils.explorers.fitting import formats, rounding, vram
 from course_utils.explorers.lora import lora_counter
