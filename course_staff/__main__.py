@@ -17,8 +17,7 @@ from course_staff import classroom, publish, real
 from course_staff.notebooks import address, keeping, store, tables
 from course_staff.recording import record as recording
 from course_staff.validation import report, validate
-from course_utils import settings
-from course_utils.errors import CourseError
+from course_utils.__main__ import run
 
 
 def run_validation(args: argparse.Namespace) -> int:
@@ -103,17 +102,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; a foreseen error ends in its message and exit code 2."""
-    args, rest = parser().parse_known_args(argv)
-    if rest and args.command != "record":
-        parser().error(f"unknown argument: {' '.join(rest)}")
-    args.rest = rest
-    settings.prepare()
-    try:
-        return args.run(args)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """The staff's commands."""
+    return run(parser(), argv, "record")
 
 
 if __name__ == "__main__":

@@ -82,11 +82,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; a foreseen error ends in its message and exit code 2."""
-    args, rest = parser().parse_known_args(argv)
-    if rest and args.command != "lab":
-        parser().error(f"unknown argument: {' '.join(rest)}")
+def run(top: argparse.ArgumentParser, argv: list[str] | None, handing_on: str) -> int:
+    """Run one command; a foreseen error ends in its message and exit code 2.
+
+    Args:
+        top: the command line; each command sets `run`.
+        argv: the arguments; the program's own by default.
+        handing_on: the command that gets further arguments, as `rest`.
+    """
+    args, rest = top.parse_known_args(argv)
+    if rest and args.command != handing_on:
+        top.error(f"unknown argument: {' '.join(rest)}")
     args.rest = rest
     settings.prepare()
     try:
@@ -94,6 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The learner's commands."""
+    return run(parser(), argv, "lab")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,16 @@ def without_password(text: str) -> str:
     return re.sub(r"//\S*@", "//", text)
 
 
+def ended_by(code: int) -> str:
+    """How the system ended a process, told by its exit code: a sentence, or "" for none.
+
+    Out of memory, Linux kills with SIGKILL: -9, or 137 as a shell passes it on.
+    """
+    if code in (-9, 137):
+        return "Killed by the system, most often because the memory ran out."
+    return f"Ended by signal {-code}." if code < 0 else ""
+
+
 class CourseError(Exception):
     """Something the course foresaw. A notebook shows its message without a traceback.
 

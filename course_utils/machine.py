@@ -207,15 +207,6 @@ def all_reachable(addresses: list[str], seconds: float = 1.5) -> dict[str, bool]
     return {address: found.get(address, False) for address in addresses}
 
 
-def fast_dtype() -> str:
-    """The dtype that this machine computes fast in, by PyTorch's name.
-
-    A GPU computes in 16 bits. Most CPUs do not: they turn every number into 32 bits and back.
-    Measured with SmolLM2 on one core kept to AVX2, 8 texts at once: 35 tokens/s in fp32, 8 in bf16.
-    """
-    return "float16" if gpus() else "float32"
-
-
 def python_version() -> str:
     """This Python's version, like "3.11.7"."""
     return ".".join(map(str, sys.version_info[:3]))

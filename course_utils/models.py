@@ -8,6 +8,8 @@ import difflib
 import hashlib
 import json
 import os
+import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ LLAMA_2 = "meta-llama/Llama-2-7b-chat-hf"
 TINY_LLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 GET_SMALL = f"Run once: python -m course_utils get {settings.SMALL}"
 NAMED_IN_COURSE = (settings.POCKET, settings.SMALL, LLAMA_2, TINY_LLAMA)
+MORE_DISK = "Free some space, or set HF_HOME to a larger disk and restart the kernel"
 BACK_TO_POCKET = "unset COURSE_MODEL to go on with Pocket Llama"
-# what a checkpoint needs: settings, tokenizer and template, and the weights as transformers names
-# them (a repository may hold the same weights again in the maker's own format)
-FILES = ("*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors")
+# what is downloaded: settings, tokenizer and template, and the weights as transformers names them
+# (a repository may hold the same weights again in the maker's own format)
+WANTED: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors"],
+    "ignore_patterns": ["*/*"],
+}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -85,13 +91,18 @@ def check(name: str) -> None:
     elif name.count("/") == 1:
         check_hub(name)
     else:
-        near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
         raise CourseError(
             f"COURSE_MODEL={name!r} names no model.",
             "It is neither `pocket` nor `smollm2`, nor a folder here, nor a hub id (owner/name).",
-            (f"Did you mean {near[0]!r}? " if near else "")
-            + f"For a hub model write for example COURSE_MODEL={TINY_LLAMA}, or {BACK_TO_POCKET}.",
+            f"{_did_you_mean(name)}For a hub model write for example COURSE_MODEL={TINY_LLAMA}, "
+            f"or {BACK_TO_POCKET}.",
         )
+
+
+def _did_you_mean(name: str) -> str:
+    """A question that names the course's nearest model, with a space after it; or nothing."""
+    near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 def is_here(name: str) -> Path | None:
@@ -115,9 +126,6 @@ def weights_bytes(name: str) -> int | None:
     folder = is_here(name)
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")] if folder else []
     return sum(path.stat().st_size for path in files) or None
-
-
-# -- a folder ------------------------------------------------------------------------------------
 
 
 def check_folder(folder: Path) -> None:
@@ -149,48 +157,67 @@ def check_folder(folder: Path) -> None:
             + (f" There is one in its folder {inner!r}." if inner else ""),
             f"Point COURSE_MODEL at the folder that holds config.json, or {BACK_TO_POCKET}.",
         )
+    if fault := _fault(folder):
+        raise CourseError(*fault, again)
+
+
+def _fault(folder: Path) -> tuple[str, str] | None:
+    """(what, why) of the first file that is missing or damaged; None: the checkpoint is whole."""
+    where, said = f"The folder {folder.name!r}", dict[str, Any]()
     for path in sorted(folder.glob("*.json")):
         try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise _damaged(path, str(error), again) from None
+            said[path.name] = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            return _damaged(path, str(error))
+    config, index = said["config.json"], said.get(WEIGHTS[1], {"weight_map": {}})
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        return _damaged(folder / "config.json", "It does not say what the model is (model_type).")
+    dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
+    if isinstance(dtype, str) and not re.fullmatch(r"(torch\.)?(auto|half|b?float\w*)", dtype):
+        return _damaged(folder / "config.json", f"Weights cannot be of dtype {dtype!r}.")
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
     if not weights:
-        raise CourseError(f"{where} holds no weights.", "There is no *.safetensors in it.", again)
-    missing = _shards(folder) - {path.name for path in weights}
-    if missing:
-        raise CourseError(f"{where} lacks {min(missing)}.", "The index lists it.", again)
+        return f"{where} holds no weights.", "There is no *.safetensors in it."
+    placed = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(placed, dict):
+        return _damaged(folder / WEIGHTS[1], "It does not say which tensor is where.")
+    if missing := set(map(str, placed.values())) - {path.name for path in weights}:
+        return f"{where} lacks {min(missing)}.", "The index lists it."
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
-        raise CourseError(f"{where} holds no tokenizer.", "There is no tokenizer.json.", again)
-    for path in (p for p in weights if p.suffix == ".safetensors"):
-        _check_safetensors(path, again)
+        return f"{where} holds no tokenizer.", "There is no tokenizer.json."
+    packed = bool(config.get("quantization_config")) or "quantize_config.json" in said
+    for path in (path for path in weights if path.suffix == ".safetensors"):
+        if why := _odd_weights(path, {t for t in placed if placed[t] == path.name}, packed):
+            return _damaged(path, why)
+    return None
 
 
-def _damaged(path: Path, why: str, again: str) -> CourseError:
-    """The error that names a damaged file."""
-    return CourseError(f"{path.name} in {path.parent.name} is damaged.", why, again)
+def _damaged(path: Path, why: str) -> tuple[str, str]:
+    """The words for a damaged file."""
+    return f"{path.name} in {path.parent.name} is damaged.", why
 
 
-def _shards(folder: Path) -> set[str]:
-    """The weight files that the folder's index lists; none where there is no index."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return set()
-    return set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+def _odd_weights(path: Path, wanted: set[str], packed: bool) -> str:
+    """What is wrong with a safetensors file, by its header; empty where nothing is.
 
-
-def _check_safetensors(path: Path, again: str) -> None:
-    """Raise `CourseError` where the file is shorter than its own header says."""
+    The index looks for the `wanted` tensors in it; a `packed` model may have whole numbers.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):
-            pass
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+            matrices = [n for n in names if n.endswith(".weight") and not packed]
+            kinds = {file.get_slice(n).get_dtype(): n for n in sorted(matrices)}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error), again) from None
-
-
-# -- the hub -------------------------------------------------------------------------------------
+        return str(error)
+    if not names:
+        return "There is no tensor in it."
+    if lost := wanted - names:
+        return f"The index looks in it for {min(lost)}, which is not there."
+    if odd := kinds.keys() - {"F16", "BF16", "F32", "F64"}:
+        return f"{kinds[min(odd)]} is stored as {min(odd)}, and no quantization is named."
+    return ""
 
 
 def _in_cache(name: str) -> Path | None:
@@ -203,7 +230,10 @@ def _in_cache(name: str) -> Path | None:
     folder = Path(config).parent
     if not any((folder / file).is_file() for file in (*WEIGHTS, "pytorch_model.bin")):
         return None
-    return folder if all((folder / shard).is_file() for shard in _shards(folder)) else None
+    index = folder / WEIGHTS[1]
+    text = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
+    shards = re.findall(r'"([^"]+\.safetensors)"', text)
+    return folder if all((folder / shard).is_file() for shard in shards) else None
 
 
 def check_hub(name: str) -> int:
@@ -228,6 +258,7 @@ def check_hub(name: str) -> int:
             f"Connect and run the cell again, or {BACK_TO_POCKET}.",
         )
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import filter_repo_objects
 
     token = settings.secret("HF_TOKEN")
     api = HfApi(endpoint=hub_address(), token=token)
@@ -236,25 +267,16 @@ def check_hub(name: str) -> int:
         api.auth_check(name)
     except Exception as error:  # network errors are of another library in each hub version
         raise _hub_error(name, error, token) from None
-    need = sum(file.size or 0 for file in info.siblings or [] if _wanted(file.rfilename))
-    _check_disk(name, need, machine.disk_free_bytes(Path(constants.HF_HUB_CACHE)))
-    return need
-
-
-def _wanted(file: str) -> bool:
-    """Whether the file, by its path in the repository, belongs to what is downloaded."""
-    return "/" not in file and any(Path(file).match(pattern) for pattern in FILES)
-
-
-def _check_disk(name: str, need: int, free: int) -> None:
-    """Raise `CourseError` where `need` bytes do not fit into `free` bytes."""
+    files = filter_repo_objects(info.siblings or [], **WANTED, key=lambda file: file.rfilename)
+    need = sum(file.size or 0 for file in files)
+    free = machine.disk_free_bytes(Path(constants.HF_HUB_CACHE))
     if need > free:
         raise CourseError(
             f"The disk is too full for {name}.",
             f"It takes {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free.",
-            f"Free some space, or set HF_HOME to a larger disk and restart the kernel, "
-            f"or {BACK_TO_POCKET}.",
+            f"{MORE_DISK}, or {BACK_TO_POCKET}.",
         )
+    return need
 
 
 def _hub_error(name: str, error: Exception, token: str | None) -> CourseError:
@@ -262,34 +284,29 @@ def _hub_error(name: str, error: Exception, token: str | None) -> CourseError:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, GatedRepoError):
-        return CourseError(
-            f"{name} is gated and you have no access yet.",
-            "Its owner asks you to accept a licence first." if token else "No HF_TOKEN is set.",
-            f"Accept the licence at https://{HUB}/{name}, make a read token at "
-            f"https://{HUB}/settings/tokens, set HF_TOKEN, and run the cell again. "
-            f"Until then: COURSE_MODEL={TINY_LLAMA} needs no licence.",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        near = difflib.get_close_matches(name, NAMED_IN_COURSE, n=1)
-        return CourseError(
-            f"There is no model {name!r} on the hub, or it is private.",
-            "The name may be misspelt." if token else "It may be misspelt, or need an HF_TOKEN.",
-            (f"Did you mean {near[0]!r}? " if near else "")
-            + f"Look it up at https://{HUB}/models, or {BACK_TO_POCKET}.",
-        )
-    if status == 401:
-        return CourseError(
-            "The hub does not accept your HF_TOKEN.",
-            "It was mistyped, deleted, or has run out.",
-            f"Make a read token at https://{HUB}/settings/tokens, set HF_TOKEN, and run the cell "
-            "again; a model without a gate needs no token at all.",
-        )
-    return CourseError(
-        f"The hub did not answer for {name}.",
-        f"It said {status}." if status else type(error).__name__,
-        f"Wait a minute and run the cell again, or {BACK_TO_POCKET}.",
+    make = (
+        f"make a read token at https://{HUB}/settings/tokens, set HF_TOKEN, and run the cell again"
     )
+    if isinstance(error, GatedRepoError):
+        what = f"{name} is gated and you have no access yet."
+        why = "Its owner asks you to accept a licence first." if token else "No HF_TOKEN is set."
+        step = f"Accept the licence at https://{HUB}/{name}, {make}. "
+        step += f"Until then: COURSE_MODEL={TINY_LLAMA} needs no licence."
+    elif isinstance(error, RepositoryNotFoundError):
+        what = f"There is no model {name!r} on the hub, or it is private."
+        why = "The name may be misspelt." if token else "It may be misspelt, or need an HF_TOKEN."
+        step = f"{_did_you_mean(name)}Look it up at https://{HUB}/models, or {BACK_TO_POCKET}."
+    elif status == 401:
+        what = "The hub does not accept your HF_TOKEN."
+        why = "It was mistyped, deleted, or has run out."
+        step = f"M{make[1:]}; a model without a gate needs no token at all."
+    else:
+        what = f"The hub did not answer for {name}."
+        why = f"It said {status}." if status else f"{type(error).__name__}."
+        step = f"Wait a minute and run the cell again, or {BACK_TO_POCKET}."
+    if HUB not in hub_address():
+        why += f" Asked was {machine.host(hub_address())}, as HF_ENDPOINT says."
+    return CourseError(what, why, step)
 
 
 def fetch(name: str) -> Path:
@@ -303,25 +320,18 @@ def fetch(name: str) -> Path:
 
     cache = Path(constants.HF_HUB_CACHE)
     try:
-        folder = snapshot_download(
-            name,
-            endpoint=hub_address(),
-            token=settings.secret("HF_TOKEN"),
-            allow_patterns=list(FILES),
-            ignore_patterns=["*/*"],
-        )
+        token = settings.secret("HF_TOKEN")
+        folder = snapshot_download(name, endpoint=hub_address(), token=token, **WANTED)
     except BaseException as error:  # OSError, one of the http library or of hf_xet, Ctrl+C
-        free = machine.disk_free_bytes(cache)
         for left in cache.glob(f"models--{name.replace('/', '--')}/blobs/*.incomplete"):
             left.unlink(missing_ok=True)  # older hub versions leave the half-written file
         if not isinstance(error, Exception):
             raise
-        if "No space left" in _chain(error):
+        if "No space left" in "".join(traceback.format_exception(error)):
             raise CourseError(
                 f"The disk ran full while {name} was downloaded.",
-                f"{free / GIB:.1f} GiB were left at that moment.",
-                "Free some space, or set HF_HOME to a larger disk and restart the kernel, "
-                f"then run the cell again; or {BACK_TO_POCKET}.",
+                f"{machine.disk_free_bytes(cache) / GIB:.1f} GiB were left at that moment.",
+                f"{MORE_DISK}, then run the cell again; or {BACK_TO_POCKET}.",
             ) from None
         raise CourseError(
             f"The download of {name} broke off.",
@@ -329,15 +339,6 @@ def fetch(name: str) -> Path:
             "Run the cell again: whole files are kept and not fetched twice.",
         ) from None
     return Path(folder)
-
-
-def _chain(error: BaseException | None) -> str:
-    """The messages of an error and of everything that led to it."""
-    said: list[Any] = []
-    while error is not None:
-        said.append(error)
-        error = error.__cause__ or error.__context__
-    return "\n".join(map(str, said))
 
 
 def fingerprint(folder: str | Path) -> str:

@@ -6,6 +6,7 @@
 
 import platform
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from course_utils import __version__, data, machine, models, settings
@@ -191,71 +192,62 @@ def _lack(what: str, next_step: str, stops: bool = False) -> Json:
     return {"what": what, "next": next_step, "stops": stops}
 
 
-def _lacks_of_software(found: Json) -> list[Json]:
+def _lacks_of_software(found: Json) -> Iterator[Json]:
     """Python and packages."""
-    lacks = []
+    version = found["python"]["version"]
     if not found["python"]["ok"]:
-        what = f"Python {found['python']['version']} is too old."
-        lacks.append(_lack(what, "Install Python 3.11 or newer and set up again.", True))
+        step = "Install Python 3.11 or newer and set up again."
+        yield _lack(f"Python {version} is too old.", step, True)
     elif sys.version_info[:2] > NEWEST:
-        what = f"Python {found['python']['version']} is newer than what was tried."
-        lacks.append(_lack(what, "If something fails, use Python 3.13."))
+        step = "If something fails, use Python 3.13."
+        yield _lack(f"Python {version} is newer than what was tried.", step)
     if not found["packages"]:
         what = "The course runs from a folder without having been installed."
-        lacks.append(_lack(what, 'Run: pip install -c constraints.txt -e ".[lab]"', True))
-    wrong = [p for p in found["packages"] if not p["ok"]]
-    if wrong:
+        yield _lack(what, 'Run: pip install -c constraints.txt -e ".[lab]"', True)
+    if wrong := [p for p in found["packages"] if not p["ok"]]:
         names = ", ".join(f"{p['name']} {p['version'] or 'missing'}" for p in wrong)
         again = " ".join(f'"{p["name"]}{p["supported"]}"' for p in wrong)
-        lacks.append(_lack(f"Outside the supported range: {names}.", f"pip install {again}", True))
-    return lacks
+        yield _lack(f"Outside the supported range: {names}.", f"pip install {again}", True)
 
 
-def _lacks_of_machine(found: Json) -> list[Json]:
+def _lacks_of_machine(found: Json) -> Iterator[Json]:
     """Memory, disk and GPUs."""
-    lacks = []
     here = found["machine"]
-    tight = [lesson["lesson"] for lesson in found["lessons"] if lesson["fits"] is False]
-    if tight:
+    if tight := [lesson["lesson"] for lesson in found["lessons"] if lesson["fits"] is False]:
         step = "Close other programs and notebooks (Kernel, Shut Down All)."
         if found["tier"]["tier"] == "full":
             step = f"Name a smaller model (COURSE_MODEL={settings.SMALL}), use a GPU, or unset it."
         what = f"Memory is too small at present for lesson {', '.join(tight)}."
-        lacks.append(_lack(what, step, True))
+        yield _lack(what, step, True)
     if here["disk_free_gib"] < 1:
-        what = f"Only {here['disk_free_gib']} GiB of disk are free."
-        lacks.append(_lack(what, "Free at least 1 GiB: fine-tuning and quantizing write files."))
-    if not here["gpus"]:
-        if here["gpu_driver"]:
-            what = "There is a GPU driver, but this PyTorch cannot use a GPU."
-            step = "Install a CUDA build: https://pytorch.org/get-started/locally"
-        else:
-            what = "There is no GPU."
-            step = "None is needed in the pocket tier; for Llama-2-7b use a GPU, as on Colab."
-        lacks.append(_lack(what, step))
+        step = "Free at least 1 GiB: fine-tuning and quantizing write files."
+        yield _lack(f"Only {here['disk_free_gib']} GiB of disk are free.", step)
+    if not here["gpus"] and here["gpu_driver"]:
+        what = "There is a GPU driver, but this PyTorch cannot use a GPU."
+        yield _lack(what, "Install a CUDA build: https://pytorch.org/get-started/locally")
+    elif not here["gpus"]:
+        step = "None is needed in the pocket tier; for Llama-2-7b use a GPU, as on Colab."
+        yield _lack("There is no GPU.", step)
     for gpu in here["gpus"]:
         if not gpu["bf16_native"]:
             what = f"{gpu['name']} has no native bf16 (compute capability {gpu['capability']})."
-            lacks.append(_lack(what, "Pass dtype=torch.float16 where a lesson loads a model."))
-    return lacks
+            yield _lack(what, "Pass dtype=torch.float16 where a lesson loads a model.")
 
 
-def _lacks_of_access(found: Json) -> list[Json]:
+def _lacks_of_access(found: Json) -> Iterator[Json]:
     """The network and the keys."""
-    lacks = []
     for name, state in found["secrets"].items():
         if state == "malformed":
             what = f"{name} is set but holds a space, a line break or a curly quote."
-            lacks.append(_lack(what, f"Set {name} again, with the key alone.", True))
+            yield _lack(what, f"Set {name} again, with the key alone.", True)
     if not any(found["network"].values()):
-        lacks.append(_lack("There is no network.", "None is needed in the pocket tier."))
+        yield _lack("There is no network.", "None is needed in the pocket tier.")
     if found["secrets"]["OPENAI_API_KEY"] == "absent":
         step = "Lesson 01 starts a server of its own; for a real API set OPENAI_API_KEY."
-        lacks.append(_lack("There is no OPENAI_API_KEY.", step))
+        yield _lack("There is no OPENAI_API_KEY.", step)
     if found["secrets"]["HF_TOKEN"] == "absent":
         step = f"Only gated models like {models.LLAMA_2} need one: https://hf.co/settings/tokens"
-        lacks.append(_lack("There is no HF_TOKEN.", step))
-    return lacks
+        yield _lack("There is no HF_TOKEN.", step)
 
 
 def _facts(found: Json) -> list[tuple[str, str]]:

@@ -240,33 +240,12 @@ def local_complete(model: Any, tokenizer: Any, **generate: Any) -> Complete:
     Raises:
         CourseError: (when called) these are no messages, or they do not fit into the context.
     """
-    import torch
-
-    settings = {"do_sample": False, "max_new_tokens": 20, **generate}
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-    def complete(messages: Messages) -> str:
-        check_chat(messages)
-        inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(model.device)
-        check_room(model, inputs["input_ids"].shape[1], settings["max_new_tokens"])
-        with torch.inference_mode():
-            output = model.generate(**inputs, pad_token_id=pad, **settings)
-        new = output[0, inputs["input_ids"].shape[1] :]
-        return tokenizer.decode(new, skip_special_tokens=True).strip()
-
-    return complete
+    batch = local_batch(model, tokenizer, **generate)
+    return lambda messages: batch([messages])[0]
 
 
 def local_batch(model: Any, tokenizer: Any, **generate: Any) -> CompleteBatch:
-    """`local_complete` for many chats at once: shorter prompts are filled up on the left.
-
-    Args:
-        model: a causal language model of transformers.
-        tokenizer: its tokenizer, with a chat template.
-        **generate: settings for `model.generate`; greedy and 20 new tokens by default.
-    """
+    """`local_complete` for many chats at once: shorter prompts are filled up on the left."""
     import torch
 
     settings = {"do_sample": False, "max_new_tokens": 20, **generate}

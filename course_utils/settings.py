@@ -241,22 +241,16 @@ def secret(name: str) -> str | None:
     Raises:
         CourseError: it holds a space, a line break or a letter that no key has: pasted wrongly.
     """
-    _forget_file(name)
     value = _from_colab(name) if on_colab() and not static() else None
-    value = (value or os.environ.get(name) or "").strip()
-    of_file = None
-    if not value and not static():
-        of_file = _from_env_file(name)
-        value = of_file or ""
+    value = (value or "").strip() or plain(name)
     if not value:
         return None
     if not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
+        _forget_file(name)
         raise CourseError(
             f"{name} holds a character that no key has: a space, a line break, a curly quote.",
             "Something else was pasted along with it.",
             f"Set {name} again, with the key alone.",
         )
     os.environ[name] = value
-    if of_file:
-        _keep(name, value)
     return value

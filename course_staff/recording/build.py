@@ -10,9 +10,42 @@ from typing import Any
 from course_staff.recording import checkpoints
 from course_utils.errors import CourseError
 from course_utils.memory import fit, predict, shapes
-from course_utils.memory.rungs import Rung, load_arguments, rung
+from course_utils.memory.rungs import Rung, rung
 
 SPREAD = 0.02  # Llama 2's initializer_range: numbers stay small enough for fp16 through 80 layers
+
+
+def load_arguments(name: str) -> dict[str, Any]:
+    """What `from_pretrained` is given to load plain weights onto this rung, as in lesson 04.
+
+    For bitsandbytes, `dtype` decides what embeddings, norms and head are held in.
+
+    Raises:
+        CourseError: no such rung, or a GPTQ rung: those are made beforehand, not while loading.
+    """
+    import torch
+
+    r = rung(name)
+    if r.kind == "gptq":
+        raise CourseError(
+            f"A {r.name} model cannot be made while loading.",
+            "GPTQ calibrates on text and writes a checkpoint of its own.",
+            "Quantize once as in lesson 04, then load that folder with plain from_pretrained.",
+        )
+    dtype = getattr(torch, r.dtype)
+    if r.kind == "float":
+        return {"dtype": dtype}
+    from transformers import BitsAndBytesConfig
+
+    if r.kind == "int8":
+        return {"dtype": dtype, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=r.code,
+        bnb_4bit_use_double_quant=r.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"dtype": dtype, "quantization_config": config}
 
 
 def loaded(folder: str, rung_name: str, device: str) -> Any:

@@ -24,6 +24,15 @@ def place() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def fast_dtype() -> str:
+    """The dtype that this machine computes fast in, by PyTorch's name.
+
+    A GPU computes in 16 bits. Most CPUs do not: they turn every number into 32 bits and back.
+    Measured with SmolLM2 on one core kept to AVX2, 8 texts at once: 35 tokens/s in fp32, 8 in bf16.
+    """
+    return "float16" if machine.gpus() else "float32"
+
+
 def device() -> dict[str, Any]:
     """What the run is measured on: a card with its driver, or a processor with its cores."""
     import torch

@@ -17,7 +17,7 @@ from typing import Any
 
 from course_staff.notebooks import store
 from course_staff.recording import facts
-from course_utils import data, machine, models, settings, tuning
+from course_utils import data, models, settings, tuning
 from course_utils.sentiment import Score, evaluate_batch, local_batch
 
 START = "The food was"
@@ -43,7 +43,7 @@ def loaded(name: str) -> tuple[Any, Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = models.model_path(name)
-    dtype = getattr(torch, machine.fast_dtype())
+    dtype = getattr(torch, facts.fast_dtype())
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model = model.to(facts.place()).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -52,7 +52,7 @@ def loaded(name: str) -> tuple[Any, Any, dict[str, Any]]:
         "name": settings.SMALL_ON_HUB.partition("/")[2]
         if name == settings.SMALL
         else "Pocket Llama",
-        "dtype": machine.fast_dtype(),
+        "dtype": facts.fast_dtype(),
         "fingerprint": models.fingerprint(folder),
         "weights": json.loads(source.read_text(encoding="utf-8")) if source.is_file() else None,
     }

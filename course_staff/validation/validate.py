@@ -23,7 +23,7 @@ from typing import Any
 from course_staff.notebooks import checks as notebook_checks
 from course_staff.notebooks import executing, store
 from course_utils import machine
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, ended_by
 
 Json = dict[str, Any]
 AT_ONCE = 2
@@ -138,7 +138,8 @@ def executed(path: Path, env: Mapping[str, str], kernel: str | None, tick: Calla
             raise
     if result is None:
         last = (said.result().strip().splitlines() or ["it said nothing"])[-1]
-        broken = f"the process that ran it ended with {process.returncode}: {last}"
+        how = ended_by(process.returncode) or f"Exit code {process.returncode}: {last}"
+        broken = f"the process that ran it ended. {how}"
         result = {"cells": [], "broken": [broken], "seconds": 0.0, "peak_bytes": 0}
     return result
 

@@ -16,12 +16,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from course_utils import machine, models
+from course_utils import machine, models, settings
 from course_utils.errors import CourseError
 from course_utils.sentiment import Messages, check_chat
 
 FOLDER = Path(__file__).parent.parent / "data" / "chat_templates"
 FAMILIES = ("chatml", "llama3", "zephyr")
+TOKENIZER = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 MARK = re.compile(r"<\|[^\s<>|]+\|>|</?s>")
 SECONDS, BYTES = 20, 1 << 30  # what a template may take for one short chat
 FULL = 77  # how the trial ends where the memory did not do
@@ -58,12 +59,17 @@ def load(name: str) -> str:
     """
     if name in FAMILIES:
         return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    folder = name
     if not Path(name).is_dir():
         _check_hub_name(name)
+    from huggingface_hub import snapshot_download
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        if not Path(name).is_dir():
+            way: Any = {"endpoint": models.hub_address(), "token": settings.secret("HF_TOKEN")}
+            folder = snapshot_download(name, allow_patterns=TOKENIZER, ignore_patterns="*/*", **way)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # a damaged file fails in whatever way its reader does
         raise CourseError(
             f"The tokenizer of {Path(name).name} could not be loaded.",

@@ -7,7 +7,7 @@ from typing import Any
 from course_utils import plots, settings
 from course_utils.chat import templates as chat_templates
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import WIDE, boxed, one_of
+from course_utils.explorers.controls import boxed, one_of, panel, slider, told
 from course_utils.plots import Shown
 from course_utils.sentiment import Messages
 
@@ -52,19 +52,14 @@ def chat_stepper(
         return _chat_step(tokenizer, messages, first, add_generation_prompt=False)
     import ipywidgets as widgets
 
-    family = one_of(formats, next(iter(formats)), "format")
-    count = widgets.IntSlider(
-        value=len(messages), min=1, max=len(messages), description="messages", style=WIDE
-    )
+    def draw(family: str, count: int, opened: bool) -> str:
+        shown = _chat_step(tokenizer, messages[:count], formats[family], opened)
+        return told(shown.html)
+
     opened = widgets.Checkbox(value=False, description="add_generation_prompt", indent=False)
-    result = widgets.HTML()
-
-    def redraw(_: object = None) -> None:
-        chat = messages[: count.value]
-        shown = _chat_step(tokenizer, chat, formats[family.value], opened.value)
-        result.value = f'<div role="status">{shown.html}</div>'
-
-    for control in (family, count, opened):
-        control.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([widgets.VBox([family, count, opened]), result])
+    controls = {
+        "family": one_of(formats, next(iter(formats)), "format"),
+        "count": slider(range(1, len(messages) + 1), len(messages), "messages"),
+        "opened": opened,
+    }
+    return panel(draw, controls)

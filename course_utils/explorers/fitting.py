@@ -7,8 +7,7 @@ program runs the notebook.
 from typing import Any
 
 from course_utils import plots, settings
-from course_utils.errors import CourseError
-from course_utils.explorers.controls import WIDE, as_html, boxed, message, one_of
+from course_utils.explorers.controls import as_html, boxed, one_of, panel, slider
 from course_utils.memory import fit, predict, shapes
 from course_utils.plots import Shown
 from course_utils.units import GIB, size
@@ -101,41 +100,29 @@ def _rounding(row: Any, bits: int, block: int, outlier: int) -> Shown:
     return Shown(text, png=png)
 
 
-def rounding(row: Any, bits: int = 4, block: int = 64, outlier: int = 1) -> Any:
-    """Round a row of weights: bits, block size and an outlier in the first place.
+def rounding(row: Any) -> Any:
+    """Round a row of weights: bits, block size, and an outlier in the first place.
 
     Args:
         row: a 1-d tensor of weights, at least 256 long.
-        bits: 2 to 8.
-        block: how many weights share a scale.
-        outlier: the first weight, as a multiple of the largest other one: one of `OUTLIERS`.
 
     Returns:
-        A widget; a `Shown` while a program runs the notebook.
+        A widget; while a program runs the notebook a `Shown` of 4 bits, blocks of 64, no outlier.
     """
     row = row.detach().float().cpu()
     if settings.static():
-        return _rounding(row, bits, block, outlier)
-    import ipywidgets as widgets
+        return _rounding(row, bits=4, block=64, outlier=1)
 
-    wide = {"style": WIDE, "layout": widgets.Layout(width="60%")}
+    def draw(**chosen: int) -> str:
+        shown = _rounding(row, **chosen)
+        return as_html(shown, boxed(shown.text))
+
     controls = {
-        "bits": widgets.IntSlider(bits, 2, 8, description="bits:", **wide),
-        "block": widgets.SelectionSlider(options=BLOCKS, value=block, description="block:", **wide),
-        "outlier": widgets.SelectionSlider(
-            options=OUTLIERS, value=outlier, description="outlier x:", **wide
-        ),
+        "bits": slider(range(2, 9), 4, "bits:"),
+        "block": slider(BLOCKS, 64, "block:"),
+        "outlier": slider(OUTLIERS, 1, "outlier x:"),
     }
-    result = widgets.HTML()
-
-    def redraw(_: object = None) -> None:
-        shown = _rounding(row, **{name: box.value for name, box in controls.items()})
-        result.value = as_html(shown, boxed(shown.text))
-
-    for box in controls.values():
-        box.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([*controls.values(), result])
+    return panel(draw, controls)
 
 
 def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int) -> Shown:
@@ -167,47 +154,26 @@ def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int)
     return Shown(text, png=png)
 
 
-def vram(
-    model: str = "llama-2-7b",
-    rung: str = "nf4",
-    batch: int = 1,
-    length: int = 2048,
-    card: str = "T4",
-    count: int = 1,
-) -> Any:
+def vram(model: str = "llama-2-7b", rung: str = "nf4", card: str = "T4", count: int = 1) -> Any:
     """Model, precision, batch, context, card and how many of them: does it fit? All predicted.
 
     Returns:
-        A widget; a `Shown` while a program runs the notebook.
+        A widget, at first for one sequence of 2,048 tokens; a `Shown` of that while a program runs
+        the notebook.
     """
     if settings.static():
-        return _vram(model, rung, batch, length, card, count)
-    import ipywidgets as widgets
+        return _vram(model, rung, 1, 2048, card, count)
 
-    wide = {"style": WIDE, "layout": widgets.Layout(width="60%")}
-    lengths = [2**n for n in range(7, 16)]
-    names = [one.name for one in fit.cards()]
+    def draw(**chosen: Any) -> str:
+        shown = _vram(**chosen)
+        return as_html(shown, boxed(shown.text))
+
     controls = {
         "model": one_of(MODELS, model, "model:"),
         "rung": one_of(RUNGS, rung, "precision:"),
-        "batch": widgets.IntSlider(batch, 1, 32, description="batch:", **wide),
-        "length": widgets.SelectionSlider(
-            options=lengths, value=length, description="context:", **wide
-        ),
-        "card": widgets.SelectionSlider(options=names, value=card, description="card:", **wide),
-        "count": widgets.IntSlider(count, 1, 4, description="cards:", **wide),
+        "batch": slider(range(1, 33), 1, "batch:"),
+        "length": slider((2**n for n in range(7, 16)), 2048, "context:"),
+        "card": slider((one.name for one in fit.cards()), card, "card:"),
+        "count": slider(range(1, 5), count, "cards:"),
     }
-    result = widgets.HTML()
-
-    def redraw(_: object = None) -> None:
-        try:
-            shown = _vram(**{name: box.value for name, box in controls.items()})
-        except CourseError as error:
-            result.value = message(error)
-            return
-        result.value = as_html(shown, boxed(shown.text))
-
-    for box in controls.values():
-        box.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([*controls.values(), result])
+    return panel(draw, controls)

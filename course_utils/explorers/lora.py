@@ -4,7 +4,7 @@ import html
 from typing import Any
 
 from course_utils import plots, settings
-from course_utils.explorers.controls import WIDE, as_html, boxed, one_of
+from course_utils.explorers.controls import as_html, boxed, one_of, panel, slider
 from course_utils.memory import predict, training
 from course_utils.plots import Shown
 from course_utils.units import size
@@ -15,6 +15,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "attention": ATTENTION,
     "all linear layers": (*ATTENTION, "gate_proj", "up_proj", "down_proj"),
 }
+RANKS = [2**n for n in range(9)]
 
 
 def _lora_counted(names: tuple[str, ...], rank: int, chosen: str) -> Shown:
@@ -34,35 +35,22 @@ def _lora_counted(names: tuple[str, ...], rank: int, chosen: str) -> Shown:
     return Shown("\n".join([chart.text, *lines]), png=chart.png)
 
 
-def lora_counter(
-    *models: str, rank: int = 8, modules: str = "all linear layers", most: int = 256
-) -> Any:
-    """Turn rank and modules, and see how many parameters LoRA trains.
+def lora_counter(*models: str) -> Any:
+    """Turn rank and modules, and see how many parameters LoRA trains; at first 8, on all layers.
 
     Args:
         *models: as for `predict.config`: names like "llama-2-7b", or folders.
-        rank: where the slider stands; a power of two.
-        modules: which layers, one of `MODULES`.
-        most: the largest rank offered.
 
     Returns:
-        A widget; a `Shown` for the given values while a program runs the notebook.
+        A widget; a `Shown` while a program runs the notebook.
     """
     if settings.static():
-        return _lora_counted(models, rank, modules)
-    import ipywidgets as widgets
+        return _lora_counted(models, 8, "all linear layers")
 
-    ranks = [2**i for i in range(most.bit_length())]
-    slider = widgets.SelectionSlider(options=ranks, value=rank, description="rank", style=WIDE)
-    layers = one_of(MODULES, modules, "modules")
-    result = widgets.HTML()
-
-    def redraw(_: object = None) -> None:
-        shown = _lora_counted(models, slider.value, layers.value)
+    def draw(rank: int, modules: str) -> str:
+        shown = _lora_counted(models, rank, modules)
         lines = "\n".join(shown.text.splitlines()[-len(models) :])
-        result.value = as_html(shown, boxed(html.escape(lines)))
+        return as_html(shown, boxed(html.escape(lines)))
 
-    for control in (slider, layers):
-        control.observe(redraw, names="value")
-    redraw()
-    return widgets.VBox([slider, layers, result])
+    layers = one_of(MODULES, "all linear layers", "modules")
+    return panel(draw, {"rank": slider(RANKS, 8, "rank"), "modules": layers})

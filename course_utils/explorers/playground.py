@@ -6,9 +6,31 @@ from typing import Any
 from course_utils import plots, sentiment, settings
 from course_utils.chat import templates as chat_templates
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import COFFEE, ROOM, WIDE, as_html, boxed, message, one_of
+from course_utils.explorers.controls import (
+    COFFEE,
+    ROOM,
+    as_html,
+    boxed,
+    one_of,
+    panel,
+    text_box,
+    told,
+)
 from course_utils.plots import Shown
 from course_utils.sentiment import Complete
+
+INSTRUCTIONS: dict[str, str | None] = {
+    "the course's": sentiment.SYSTEM,
+    "a sentence": "Give the sentiment and the reason in one sentence.",
+    "JSON": "Answer in JSON with the keys sentiment and reason.",
+    "none": None,
+}
+
+
+def _check_typed(review: str) -> None:
+    """Raise `CourseError` where nothing was typed."""
+    if not review.strip():
+        raise CourseError("There is no review yet.", "", "Type one and press Enter.")
 
 
 def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
@@ -17,8 +39,7 @@ def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
     Raises:
         CourseError: the review is empty, no text, too long, or refused by the chat template.
     """
-    if not review.strip():
-        raise CourseError("There is no review yet.", "", "Type one and press Enter.")
+    _check_typed(review)
     chat = sentiment.messages(review)
     prompt = chat_templates.render(tokenizer, chat)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -41,40 +62,14 @@ def playground(model: Any, tokenizer: Any, review: str = COFFEE) -> Any:
         reply, chart = _read(model, tokenizer, review)
         lines = [f"review: {review}", f"reply:  {reply}", f"label:  {sentiment.parse_label(reply)}"]
         return Shown("\n".join([*lines, "", chart.text]), png=chart.png)
-    import ipywidgets as widgets
 
-    box = widgets.Text(
-        value=review,
-        description="Your review:",
-        continuous_update=False,  # asked on Enter or on leaving the box, not at every letter
-        style=WIDE,
-        layout=widgets.Layout(width="95%"),
-    )
-    button = widgets.Button(description="Ask the model", button_style="primary")
-    result = widgets.HTML()
-
-    def ask(_: object = None) -> None:
-        try:
-            reply, chart = _read(model, tokenizer, box.value)
-        except CourseError as error:
-            result.value = message(error)
-            return
+    def draw(review: str) -> str:
+        reply, chart = _read(model, tokenizer, review)
         label = sentiment.parse_label(reply)
-        note = boxed(f"<b>reply:</b> {html.escape(reply)}\n<b>label:</b> {label}")
-        result.value = as_html(chart, note)
+        return as_html(chart, boxed(f"<b>reply:</b> {html.escape(reply)}\n<b>label:</b> {label}"))
 
-    box.observe(ask, names="value")
-    button.on_click(ask)
-    ask()
-    return widgets.VBox([box, button, result])
-
-
-INSTRUCTIONS: dict[str, str | None] = {
-    "the course's": sentiment.SYSTEM,
-    "a sentence": "Give the sentiment and the reason in one sentence.",
-    "JSON": "Answer in JSON with the keys sentiment and reason.",
-    "none": None,
-}
+    again = {"Ask the model": lambda review: None}
+    return panel(draw, {"review": text_box(review, "Your review:")}, again)
 
 
 def _asked(complete: Complete, review: str, system: str | None) -> str:
@@ -85,8 +80,7 @@ def _asked(complete: Complete, review: str, system: str | None) -> str:
     """
     from openai import OpenAIError
 
-    if not review.strip():
-        raise CourseError("There is no review yet.", "", "Type one and press Enter.")
+    _check_typed(review)
     try:
         reply = complete(sentiment.messages(review, system))
     except OpenAIError as error:
@@ -112,27 +106,9 @@ def endpoint_playground(complete: Complete, review: str = COFFEE) -> Any:
     first = next(iter(INSTRUCTIONS))
     if settings.static():
         return Shown(f"review: {review}\n{_asked(complete, review, INSTRUCTIONS[first])}")
-    import ipywidgets as widgets
 
-    box = widgets.Text(
-        value=review,
-        description="Your review:",
-        continuous_update=False,  # a request on Enter or on leaving the box, not at every letter
-        style=WIDE,
-        layout=widgets.Layout(width="95%"),
-    )
+    def draw(review: str, system: str) -> str:
+        return told(boxed(html.escape(_asked(complete, review, INSTRUCTIONS[system]))))
+
     system = one_of(INSTRUCTIONS, first, "instructions")
-    result = widgets.HTML()
-
-    def ask(_: object = None) -> None:
-        try:
-            said = _asked(complete, box.value, INSTRUCTIONS[system.value])
-        except CourseError as error:
-            result.value = message(error)
-            return
-        result.value = f'<div role="status">{boxed(html.escape(said))}</div>'
-
-    for control in (box, system):
-        control.observe(ask, names="value")
-    ask()
-    return widgets.VBox([box, system, result])
+    return panel(draw, {"review": text_box(review, "Your review:"), "system": system})

@@ -6,7 +6,7 @@ from typing import Any
 
 from course_utils import plots, sentiment, settings
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import ROOM, WIDE, as_html, boxed, message
+from course_utils.explorers.controls import ROOM, WIDE, as_html, boxed, panel, text_box
 from course_utils.plots import Shown
 
 CANDIDATES = 8  # tokens drawn by `next_token`: as many as are read at a glance
@@ -60,9 +60,10 @@ class _Text:
         self._known: tuple[list[int], Any] = ([], None)  # a move of a slider asks no model
 
     def start(self, typed: str) -> None:
-        """Begin anew with another text."""
-        self.typed = typed
-        self.added.clear()
+        """Begin anew, if this is another text."""
+        if typed != self.typed:
+            self.typed = typed
+            self.added.clear()
 
     def logits(self) -> Any:
         """The scores of the next token, on the CPU.
@@ -113,25 +114,6 @@ class _Text:
         return plots.bars(values, title, number="{:.2f}", highlight=drawable)
 
 
-def _controls(text: str, temperature: float, top_p: float) -> tuple[Any, Any, Any]:
-    """The box and the two sliders of `next_token`."""
-    import ipywidgets as widgets
-
-    slider: dict[str, Any] = {"step": 0.1, "continuous_update": False, "style": WIDE}
-    box = widgets.Text(
-        value=text,
-        description="Start with:",
-        continuous_update=False,
-        style=WIDE,
-        layout=widgets.Layout(width="95%"),
-    )
-    warmth = widgets.FloatSlider(
-        value=temperature, min=0.1, max=3.0, description="temperature", **slider
-    )
-    share = widgets.FloatSlider(value=top_p, min=0.1, max=1.0, description="top_p", **slider)
-    return box, warmth, share
-
-
 def next_token(
     model: Any,
     tokenizer: Any,
@@ -152,29 +134,23 @@ def next_token(
         return Shown(f"text: {text}\n\n{chart.text}", png=chart.png)
     import ipywidgets as widgets
 
-    box, warmth, share = _controls(text, temperature, top_p)
-    result = widgets.HTML()
-
-    def after(change: Callable[[], object]) -> None:
-        try:
-            change()
-            chart = built.chart(warmth.value, share.value)
-        except CourseError as error:
-            result.value = message(error)
-            return
+    def draw(text: str, temperature: float, top_p: float) -> str:
+        built.start(text)
+        chart = built.chart(temperature, top_p)
         new = html.escape(tokenizer.decode(built.added)) if built.added else ""
-        result.value = as_html(chart, boxed(f"{html.escape(built.typed)}<b>{new}</b>"))
+        return as_html(chart, boxed(f"{html.escape(text)}<b>{new}</b>"))
 
-    actions: dict[str, Callable[[], object]] = {
-        "Add the likeliest": built.add_likeliest,
-        "Draw one": lambda: built.draw(warmth.value, share.value),
-        "Undo": built.undo,
+    fine: dict[str, Any] = {"min": 0.1, "step": 0.1, "continuous_update": False, "style": WIDE}
+    controls = {
+        "text": text_box(text, "Start with:"),
+        "temperature": widgets.FloatSlider(
+            value=temperature, max=3.0, description="temperature", **fine
+        ),
+        "top_p": widgets.FloatSlider(value=top_p, max=1.0, description="top_p", **fine),
     }
-    buttons = [widgets.Button(description=name) for name in actions]
-    for button, action in zip(buttons, actions.values(), strict=True):
-        button.on_click(lambda _, action=action: after(action))
-    box.observe(lambda change: after(lambda: built.start(change["new"])), names="value")
-    for control in (warmth, share):
-        control.observe(lambda _: after(lambda: None), names="value")
-    after(lambda: None)
-    return widgets.VBox([box, warmth, share, widgets.HBox(buttons), result])
+    actions: dict[str, Callable[..., object]] = {
+        "Add the likeliest": lambda **_: built.add_likeliest(),
+        "Draw one": lambda text, **how: built.draw(**how),
+        "Undo": lambda **_: built.undo(),
+    }
+    return panel(draw, controls, actions)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_utils.errors import FULL, CourseError
+from course_utils.errors import FULL, CourseError, ended_by
 from course_utils.settings import static
 
 # Its parent's end closes the child's stdin: then it stops and takes its folder with it.
@@ -51,7 +51,7 @@ if __name__ == "__main__":
 # Settings that belong to the parent's Python and would mislead another one.
 PARENTS_OWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "MPLBACKEND")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
-ERROR = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Exit)\b|Ended by|It ended")
+ERROR = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Exit)\b|Ended by|Killed by|It ended")
 
 
 class ChildFailed(Exception):
@@ -184,8 +184,8 @@ def run(
             return json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         log.append("It ended without a result.")
-    if code < 0:
-        log.append(f"Ended by signal {-code}" + (", perhaps for lack of memory." * (code == -9)))
+    if how := ended_by(code):
+        log.append(how)
     raise ChildFailed(log)
 
 

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from course_utils import machine
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, ended_by
 from course_utils.gptq import build as gptq_build
 from course_utils.gptq.child import Home
 from course_utils.gptq.recipes import with_gptqmodel
@@ -101,7 +101,8 @@ def install(command: list[str], needs: str) -> None:
         errors = [line for line in said if re.match(r"(?i)error|.*(No space left|Errno)", line)]
         raise CourseError(
             "The installation failed.",
-            "\n      ".join((errors or said or ["pip said nothing."])[-3:]),
+            ended_by(done.returncode)
+            or "\n      ".join((errors or said or ["pip said nothing."])[-3:]),
             f"It needs {needs}. The rest of the course does without it.",
         )
 

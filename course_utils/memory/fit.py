@@ -4,6 +4,8 @@ The check that a lesson runs before it loads anything, so that a model too large
 sentence with the numbers and the rung that fits, not in an out-of-memory error.
 """
 
+import bisect
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -145,22 +147,19 @@ def fits(
     return Fit(on.name, needed, on.usable_bytes, reason)
 
 
-def context_left(config: Any, rung_name: str, on: Card, batch: int = 1, count: int = 1) -> int:
-    """The longest context, in tokens of each of `batch` sequences, that still fits; 0 for none.
+def context_left(config: Any, rung_name: str, on: Card, count: int = 1) -> int:
+    """The longest context, in tokens, that still fits one sequence; 0 for none.
 
     Not cut at what the model was trained for (`max_position_embeddings`).
     """
-    low, high = 0, 2048
-    while fits(config, rung_name, on, batch, high, count).ok:
-        low, high = high, 2 * high
-    high -= 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(config, rung_name, on, batch, middle, count).ok:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+
+    def too_long(length: int) -> bool:
+        return not fits(config, rung_name, on, 1, length, count)
+
+    most = 2048
+    while not too_long(most):
+        most *= 2
+    return bisect.bisect_left(range(1, most), True, key=too_long)
 
 
 class _ElementSizes:
@@ -201,33 +200,26 @@ def split(
         Bytes for each card; an empty list where layers would be left over for the CPU.
     """
     r = rung(rung_name)
-    places = _places(config, r, usable - predict.CUDA_OVERHEAD, count)
+    places = _places(shapes.Key(config), r, usable - predict.CUDA_OVERHEAD, count)
     if not all(isinstance(place, int) for place in places.values()):
         return []
     return _bytes_by_card(config, r, places, count, batch, length)
 
 
-_known_places: dict[tuple[str, str, int, int], dict[str, Any]] = {}
-
-
-def _places(config: Any, r: Rung, room: int, count: int) -> dict[str, Any]:
+@functools.lru_cache(maxsize=64)
+def _places(key: shapes.Key, r: Rung, room: int, count: int) -> dict[str, Any]:
     """{module: card number, or "cpu"} for `count` cards with `room` bytes each."""
     from transformers.integrations.accelerate import _get_device_map
 
-    key = (repr(vars(config)), r.name, room, count)
-    if key not in _known_places:
-        model = shapes.on_meta(config)
-        rooms = dict.fromkeys(range(count), room)
-        log = logging.getLogger("accelerate.utils.modeling")
-        level = log.level
-        log.setLevel(logging.ERROR)  # it warns that the cards are not in this machine
-        sizes: Any = _ElementSizes(model, r)
-        try:
-            places = _get_device_map(model, "auto", rooms, sizes)
-        finally:
-            log.setLevel(level)
-        _known_places[key] = places
-    return _known_places[key]
+    model = shapes.on_meta(key.config)
+    sizes: Any = _ElementSizes(model, r)
+    log = logging.getLogger("accelerate.utils.modeling")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that the cards are not in this machine
+    try:
+        return _get_device_map(model, "auto", dict.fromkeys(range(count), room), sizes)
+    finally:
+        log.setLevel(level)
 
 
 def _bytes_by_card(

@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 import sysconfig
+import traceback
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -154,10 +155,7 @@ def _frames(error: BaseException | None) -> Iterator[types.FrameType]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        step = error.__traceback__
-        while step is not None:
-            yield step.tb_frame
-            step = step.tb_next
+        yield from (frame for frame, _ in traceback.walk_tb(error.__traceback__))
         error = error.__cause__ or error.__context__
 
 

@@ -23,7 +23,8 @@ from course_utils.units import GIB, size
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-# Families of which GPTQModel made a checkpoint with exactly the predicted bytes.
+# Families of which GPTQModel makes a checkpoint of the predicted bytes, to 1 %: a test makes a tiny
+# one of each.
 GPTQ_TRIED = ("llama", "mistral", "qwen2", "qwen3")
 
 # A CUDA process holds memory that PyTorch's allocator does not count: the context and the kernels'
@@ -34,36 +35,41 @@ CUDA_OVERHEAD = GIB // 2
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Predicted bytes of a model's weights on one rung, by part."""
+class Bytes:
+    """Predicted bytes by part: what `weights`, `inference` and `training` have in common."""
 
-    rung: str
     parts: dict[str, int]
-    parameters: int
 
     @property
     def total(self) -> int:
         """All parts together, in bytes."""
         return sum(self.parts.values())
 
+    def table(self, name: str, note: str) -> str:
+        """A line for each part, and one for the total, with what it is of and a note."""
+        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
+        return "\n".join([*lines, f"{name:<12}{size(self.total):>12}  {note}"])
+
+
+@dataclass(frozen=True, repr=False)
+class Weights(Bytes):
+    """Predicted bytes of a model's weights on one rung, by part."""
+
+    rung: str
+    parameters: int
+
     @property
     def bits_per_weight(self) -> float:
         """Bits of memory for each parameter, everything included."""
         return 8 * self.total / self.parameters
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """A line for each part."""
-        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
-        lines.append(
-            f"{self.rung:<12}{size(self.total):>12}  {self.bits_per_weight:.2f} bits a weight"
-        )
-        return "\n".join(lines)
-
-    __repr__ = __str__
+        return self.table(self.rung, f"{self.bits_per_weight:.2f} bits a weight")
 
 
-@dataclass(frozen=True)
-class Inference:
+@dataclass(frozen=True, repr=False)
+class Inference(Bytes):
     """Predicted peak bytes of running a model on one rung.
 
     Attributes:
@@ -73,21 +79,10 @@ class Inference:
     rung: str
     batch: int
     length: int
-    parts: dict[str, int]
 
-    @property
-    def total(self) -> int:
-        """All parts together, in bytes."""
-        return sum(self.parts.values())
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """A line for each part."""
-        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
-        tokens = f"{self.batch} x {self.length} tokens"
-        lines.append(f"{self.rung:<12}{size(self.total):>12}  {tokens}")
-        return "\n".join(lines)
-
-    __repr__ = __str__
+        return self.table(self.rung, f"{self.batch} x {self.length} tokens")
 
 
 def weights(config: Any, rung_name: str) -> Weights:
@@ -109,7 +104,7 @@ def weights(config: Any, rung_name: str) -> Weights:
         parts[t.part] += values
         parts["scales"] += scales
     parameters = sum(t.numel for t in tensors if t.kind != "buffer")
-    return Weights(rung_name, {p: n for p, n in parts.items() if n}, parameters)
+    return Weights({p: n for p, n in parts.items() if n}, rung_name, parameters)
 
 
 def bytes_of(t: Shape, r: Rung) -> tuple[int, int]:
@@ -198,17 +193,6 @@ def cache_by_layer(config: Any, rung_name: str, batch: int = 1, length: int = 20
     return [layer.size(batch, length) for layer in dry_run.cache(Key(config), r.dtype)]
 
 
-def logits(config: Any, rung_name: str, batch: int = 1, positions: int = 1) -> int:
-    """Bytes of the logits for so many positions of each row, and of the fp32 copy made of them.
-
-    `generate` asks the head for the last position only (`logits_to_keep=1`) and picks the token
-    from a copy in fp32. Scoring a text (perplexity) has logits for every position.
-    """
-    whole(batch=batch, positions=positions)
-    vocabulary = Key(config).config.get_text_config().vocab_size
-    return batch * positions * vocabulary * (BYTES[rung(rung_name).dtype] + 4)
-
-
 def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048) -> int:
     """Bytes of the intermediate results at the peak of a prefill of `tokens`, logits included.
 
@@ -267,7 +251,7 @@ def inference(
     }
     if gpu:
         parts["overhead"] = CUDA_OVERHEAD
-    return Inference(rung_name, batch, length, parts)
+    return Inference(parts, rung_name, batch, length)
 
 
 def decode_limit(config: Any, rung_name: str, bandwidth_gb_s: float) -> float:

@@ -5,7 +5,7 @@ It knows the formats and no model: how many bytes a rung takes is `predict`'s wo
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from course_utils.errors import CourseError
 
@@ -80,37 +80,3 @@ def part_of(path: str) -> str:
         if word in path:
             return part
     return "head" if path.endswith("lm_head") else "mlp"
-
-
-def load_arguments(name: str) -> dict[str, Any]:
-    """What `from_pretrained` is given to load plain weights onto this rung.
-
-    Lesson 04 writes these arguments out; the recording script takes them from here. For
-    bitsandbytes, `dtype` decides what embeddings, norms and head are held in.
-
-    Raises:
-        CourseError: no such rung, or a GPTQ rung: those are made beforehand, not while loading.
-    """
-    import torch
-
-    r = rung(name)
-    if r.kind == "gptq":
-        raise CourseError(
-            f"A {r.name} model cannot be made while loading.",
-            "GPTQ calibrates on text and writes a checkpoint of its own.",
-            "Quantize once as in lesson 04, then load that folder with plain from_pretrained.",
-        )
-    dtype = getattr(torch, r.dtype)
-    if r.kind == "float":
-        return {"dtype": dtype}
-    from transformers import BitsAndBytesConfig
-
-    if r.kind == "int8":
-        return {"dtype": dtype, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=r.code,
-        bnb_4bit_use_double_quant=r.double_quant,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    return {"dtype": dtype, "quantization_config": config}

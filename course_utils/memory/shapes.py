@@ -5,6 +5,7 @@ needed and nothing is downloaded, whatever the size.
 """
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -145,19 +146,19 @@ def told(config: Any) -> Iterator[None]:
         ) from None
 
 
-_shapes: dict[Key, tuple[Shape, ...]] = {}
-
-
 def shapes(config: Any) -> tuple[Shape, ...]:
     """Every tensor of the model, with its shape and without its memory. Tied weights come once.
 
     Raises:
         CourseError: the model cannot be built from this config, or does not write text.
     """
-    key = Key(config)
-    if key not in _shapes:
-        _shapes[key] = tuple(_walk(on_meta(config)))
-    return _shapes[key]
+    return known(Key(config))
+
+
+@functools.lru_cache(maxsize=128)
+def known(key: Key) -> tuple[Shape, ...]:
+    """`shapes`, remembered."""
+    return tuple(_walk(on_meta(key.config)))
 
 
 def on_meta(config: Any) -> Any:

@@ -7,11 +7,11 @@ spare blocks, an autograd graph's saved tensors) is `memory`'s business.
 
 import contextlib
 import gc
-import json
 import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,8 @@ def from_checkpoint(folder: str | Path, name: str) -> Any:
     from safetensors import safe_open
 
     folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    files = [path.name for path in sorted(folder.glob("*.safetensors"))]
-    if index.is_file():
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [where[name]] if name in where else []
-    for file in files:
-        with safe_open(folder / file, framework="pt") as weights:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
             if name in weights.keys():  # noqa: SIM118 - not a dict
                 tensor = weights.get_tensor(name)
                 if tensor.is_floating_point():
@@ -170,6 +165,60 @@ def from_checkpoint(folder: str | Path, name: str) -> Any:
         "The model is quantized already, of another family, or saved in another format.",
         "Take the fp16 checkpoint of a Llama-family model.",
     )
+
+
+class _Watch:
+    """What `watch` adds to PyTorch's `TorchDispatchMode`, which is not imported before it is used.
+
+    Attributes:
+        now: bytes alive that were made inside, less those given back that were there before.
+        peak: the largest `now`.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        super().__init__()
+        self.now = self.peak = self.operations = 0
+        self.most = most
+        self.known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch import Tensor
+        from torch.utils._pytree import tree_leaves
+
+        self.operations += 1
+        if self.most and self.operations > self.most:
+            raise CourseError(
+                "Following this model operation by operation would take too long.",
+                f"It needs more than {self.most:,} operations: it goes through a text token by "
+                "token.",
+                "Take a shorter context, or measure it: generate inside memory.measure().",
+            )
+        kwargs = kwargs or {}
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        old = {id(part.untyped_storage()) for t in given for part in plain(t)}
+        result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.follow(tensor, old)
+        return result
+
+    def follow(self, tensor: Any, old: Any = (), new: bool = True) -> None:
+        """Count a tensor's storages, unless they are known or `old`; note when they go."""
+        if tensor.device.type == "meta":
+            return
+        for storage in (part.untyped_storage() for part in plain(tensor)):
+            key, nbytes = id(storage), storage.nbytes()
+            if key in self.known or key in old:
+                continue
+            self.known[key] = weakref.ref(storage, partial(self.forget, key, nbytes))
+            if new:
+                self.now += nbytes
+                self.peak = max(self.peak, self.now)
+
+    def forget(self, key: int, nbytes: int, _: Any) -> None:
+        """A storage is given back."""
+        self.known.pop(key, None)
+        self.now -= nbytes
 
 
 def watch(before: dict[int, Storage], most: int | None = None) -> Any:
@@ -187,62 +236,11 @@ def watch(before: dict[int, Storage], most: int | None = None) -> Any:
     Raises:
         CourseError: from inside the block, after `most` operations.
     """
-    from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
 
-    class Watch(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.now = self.peak = self.operations = 0
-            self.known: dict[int, Any] = {}
-
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            self.operations += 1
-            if most and self.operations > most:
-                raise _too_long(most)
-            kwargs = kwargs or {}
-            given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            old = {id(part.untyped_storage()) for t in given for part in plain(t)}
-            result = func(*args, **kwargs)
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor):
-                    self.follow(tensor, old)
-            return result
-
-        def follow(self, tensor: Any, old: Any = (), new: bool = True) -> None:
-            if tensor.device.type == "meta":
-                return
-            for storage in (part.untyped_storage() for part in plain(tensor)):
-                key, nbytes = id(storage), storage.nbytes()
-                if key in self.known or key in old:
-                    continue
-                self.known[key] = weakref.ref(storage, self.gone(key, nbytes))
-                if new:
-                    self.now += nbytes
-                    self.peak = max(self.peak, self.now)
-
-        def gone(self, key: int, nbytes: int) -> Any:
-            def forget(_: Any) -> None:
-                self.known.pop(key, None)
-                self.now -= nbytes
-
-            return forget
-
-    watcher = Watch()
+    watcher = type("Watch", (_Watch, TorchDispatchMode), {})(most)
     for storage in before.values():
         alive = next((t for t in (r() for r in storage.tensors) if t is not None), None)
         if alive is not None:
             watcher.follow(alive, new=False)
     return watcher
-
-
-def _too_long(most: int) -> CourseError:
-    """The error of a run that was given up."""
-    return CourseError(
-        "Following this model operation by operation would take too long.",
-        f"It needs more than {most:,} operations: it goes through a text token by token.",
-        "Take a shorter context, or measure it: generate inside memory.measure().",
-    )

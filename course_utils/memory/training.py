@@ -9,7 +9,6 @@ from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.memory import predict, shapes
-from course_utils.units import size
 
 METHODS = ("full", "lora", "qlora")
 
@@ -37,28 +36,23 @@ def lora_parameters(config: Any, rank: int, modules: Sequence[str] = ()) -> int:
             "It has experts in one tensor, or convolutions: peft has ways of its own with them.",
             "Ask peft: get_peft_model(...).print_trainable_parameters().",
         )
-    named = {t.path.split(".")[-2]: t for t in tensors if t.path.endswith(".weight")}
+    matrices = [t for t in tensors if t.path.endswith(".weight") and len(t.shape) == 2]
+    names = {t: t.path.split(".")[-2] for t in matrices}
     for name in modules:
-        if name not in named or len(named[name].shape) != 2:
+        if name not in names.values():
             raise CourseError(
                 f"LoRA cannot adapt {name!r} in this model.",
                 "There is no linear layer or embedding of that name.",
-                "Take some of " + ", ".join(n for n, t in named.items() if len(t.shape) == 2) + ".",
+                "Take some of " + ", ".join(dict.fromkeys(names.values())) + ".",
             )
-    chosen = [
-        t
-        for t in tensors
-        if (
-            t.path.endswith(".weight") and t.path.split(".")[-2] in modules
-            if modules
-            else t.adapted
-        )
-    ]
+    chosen = [t for t in tensors if t.adapted]
+    if modules:
+        chosen = [t for t in matrices if names[t] in modules]
     return sum(rank * sum(t.shape) for t in chosen)
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, repr=False)
+class Training(predict.Bytes):
     """Predicted bytes of one way of fine-tuning, and how many parameters it trains.
 
     Attributes:
@@ -66,22 +60,12 @@ class Training:
     """
 
     method: str
-    parts: dict[str, int]
     trained: int
     parameters: int
 
-    @property
-    def total(self) -> int:
-        """All parts together, in bytes."""
-        return sum(self.parts.values())
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """A line for each part."""
-        lines = [f"{part:<12}{size(n):>12}" for part, n in self.parts.items()]
-        share = f"trains {self.trained:,} of {self.parameters:,}"
-        return "\n".join([*lines, f"{self.method:<12}{size(self.total):>12}  {share}"])
-
-    __repr__ = __str__
+        return self.table(self.method, f"trains {self.trained:,} of {self.parameters:,}")
 
 
 def training(
@@ -119,20 +103,26 @@ def training(
     if method not in METHODS:
         raise CourseError(f"There is no method {method!r}.", "", f"Take {', '.join(METHODS)}.")
     frozen = predict.weights(config, "nf4-dq" if method == "qlora" else dtype)
-    adapters = lora_parameters(config, rank, modules)
-    trained = frozen.parameters if method == "full" else adapters
-    kept = frozen.total - 4 * frozen.parameters if method == "full" and dtype == "fp32" else 0
-    weights = 4 * trained + (kept if method == "full" else frozen.total)
-    if method == "qlora" and dtype == "fp32":  # the rung counts what is not quantized in 16 bits
-        weights += sum(frozen.parts.get(part, 0) for part in ("embeddings", "norms", "head"))
+    trained = adapters = lora_parameters(config, rank, modules)
+    if method == "full":
+        trained, adapters = frozen.parameters, 0
     parts = {
-        "weights": weights,
+        "weights": 4 * trained + _frozen_bytes(frozen, method, dtype),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "activations": _activations(config, batch * length, 4 if dtype == "fp32" else 2),
     }
-    whole = frozen.parameters + (0 if method == "full" else adapters)
-    return Training(method, parts, trained, whole)
+    return Training(parts, method, trained, frozen.parameters + adapters)
+
+
+def _frozen_bytes(weights: predict.Weights, method: str, dtype: str) -> int:
+    """Bytes of what is held and not trained: in full training the buffers alone."""
+    if method == "full":
+        return weights.total - 4 * weights.parameters if dtype == "fp32" else 0
+    if method == "qlora" and dtype == "fp32":  # the rung counts what is not quantized in 16 bits
+        exact = ("embeddings", "norms", "head")
+        return weights.total + sum(weights.parts.get(part, 0) for part in exact)
+    return weights.total
 
 
 def _activations(config: Any, tokens: int, n_bytes: int) -> int:

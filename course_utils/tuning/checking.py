@@ -34,6 +34,31 @@ def check(
             look alike, a label the model cannot say, a text that the chat template refuses or that
             is too long.
     """
+    counts = _counted(examples)
+    _check_labels(sorted(counts), tokenizer)
+    limit = min(max_length, tokenizer.model_max_length)
+    lengths = [
+        _length(ask(text), label, tokenizer, n) for n, (text, label) in enumerate(examples, 1)
+    ]
+    too_long = [
+        f"example {n}: {tokens:,} tokens, {examples[n - 1][0][:40]!r}…"
+        for n, tokens in enumerate(lengths, 1)
+        if tokens > limit
+    ]
+    if too_long:
+        raise CourseError(
+            f"{len(too_long)} of {len(examples)} texts are longer than {limit:,} tokens.",
+            listed(too_long),
+            "Shorten them: what stands beyond the limit, the label first, would be cut off.",
+        )
+    few = [f"{label!r} has {n}" for label, n in sorted(counts.items()) if n < ENOUGH]
+    if few:
+        print(f"Few examples, so expect little: {', '.join(few)}. About {ENOUGH} each is a start.")
+    return sorted(counts)
+
+
+def _counted(examples: Examples) -> Counter[str]:
+    """How many examples each label has; refuses what is no text, and fewer than two labels."""
     for number, pair in enumerate(examples, 1):
         if wrong := [part for part in pair if not isinstance(part, str)]:
             raise CourseError(
@@ -49,23 +74,7 @@ def check(
             only,
             "Add examples of at least two labels.",
         )
-    _check_labels(sorted(counts), tokenizer)
-    limit = min(max_length, tokenizer.model_max_length)
-    too_long = []
-    for number, (text, label) in enumerate(examples, 1):
-        tokens = _length(ask(text), label, tokenizer, number)
-        if tokens > limit:
-            too_long.append(f"example {number}: {tokens:,} tokens, {text[:40]!r}…")
-    if too_long:
-        raise CourseError(
-            f"{len(too_long)} of {len(examples)} texts are longer than {limit:,} tokens.",
-            listed(too_long),
-            "Shorten them: what stands beyond the limit, the label first, would be cut off.",
-        )
-    few = [f"{label!r} has {n}" for label, n in sorted(counts.items()) if n < ENOUGH]
-    if few:
-        print(f"Few examples, so expect little: {', '.join(few)}. About {ENOUGH} each is a start.")
-    return sorted(counts)
+    return counts
 
 
 # Letters of other alphabets, and digits, that look like a Latin letter

@@ -172,6 +172,7 @@ def test_it():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "ends"), [("uses SIGKILL", 0), ("it failed yesterday", 1)], ids=["listed", "new"]
 )

@@ -11,22 +11,11 @@ from course_staff.notebooks import store as notebooks
 WINGS = ("course_utils", "course_staff", "pocket_training")
 MODULES = [path for wing in WINGS for path in sorted((notebooks.ROOT / wing).rglob("*.py"))]
 LINES, FUNCTION, GROUND = 350, 45, 16
-# Longer, or with a back door, since before this test: a line goes with each that is mended.
-NOT_YET = {
-    "course_utils/explorers/tokens.py",
-    "course_utils/memory/tensors.py",
-    "course_utils/memory/training.py",
-    "course_utils/plots/pictures.py",
-    "course_utils/tuning/checking.py",
-}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def name(path: Path) -> str:
     return path.relative_to(notebooks.ROOT).as_posix()
-
-
-HELD = [path for path in MODULES if name(path) not in NOT_YET]
 
 
 def functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -36,7 +25,7 @@ def functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.name, (node.end_lineno or 0) - node.lineno + 1
 
 
-@pytest.mark.parametrize("path", HELD, ids=name)
+@pytest.mark.parametrize("path", MODULES, ids=name)
 def test_modules_and_functions_can_be_read_at_one_sitting(path):
     """An instructor who changes one thing reads one file, and of it one screen."""
     text = path.read_text(encoding="utf-8")
@@ -76,7 +65,7 @@ def private(word: str) -> bool:
     return word.startswith("_") and not word.endswith("__")
 
 
-@pytest.mark.parametrize("path", HELD, ids=name)
+@pytest.mark.parametrize("path", MODULES, ids=name)
 def test_no_module_uses_anothers_private_names(path):
     """A maintainer who changes a private name breaks nothing in another file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

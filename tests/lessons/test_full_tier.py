@@ -81,6 +81,7 @@ def other_llama(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_other_llama_is_another(other_llama):
     """A maintainer who relies on this test: the folder must differ where models differ."""
     from transformers import AutoTokenizer

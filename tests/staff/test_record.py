@@ -92,6 +92,7 @@ def test_training_peaks(tiny, tmp_path):
     assert kept["lora"] < plain["lora"] and kept["qlora"] < plain["qlora"]
 
 
+@pytest.mark.slow
 def test_streaming_never_holds_all_16_bit_weights():
     """Someone who records 70B on a card of 80 GB: only one layer at a time is in 16 bits."""
     from transformers import LlamaConfig
@@ -127,6 +128,7 @@ def test_bad_requests_end_in_a_sentence(tiny, tmp_path, capsys):
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_model_too_large_is_skipped_not_fatal(tmp_path, monkeypatch, capsys):
     """Someone who records 70B in fp16 on a laptop: the run says it does not fit, and goes on."""
     monkeypatch.setattr("course_utils.machine.ram_bytes", lambda: (2**33, 2**32))

@@ -1,4 +1,35 @@
-"""Run by the GPTQ tests in a process of its own, since importing gptqmodel changes a process."""
+"""What the GPTQ tests share; `load_quietly` runs in a process of its own, which it changes."""
+
+import pytest
+
+from course_utils import data, models, sentiment
+from course_utils.gptq import autogptq, gptqmodel
+from course_utils.perplexity import perplexity
+
+needs_gptq = pytest.mark.skipif(bool(gptqmodel.why_not()), reason=str(gptqmodel.why_not()))
+needs_autogptq = pytest.mark.skipif(bool(autogptq.why_not()), reason=str(autogptq.why_not()))
+LIMIT = 1.05  # a broken checkpoint is off by a factor, a right one by a few percent
+
+
+def chats(count: int) -> list[str]:
+    """Reviews with their labels, in the chat format of Pocket Llama."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
+    return [
+        tokenizer.apply_chat_template(
+            [*sentiment.messages(review), {"role": "assistant", "content": label}], tokenize=False
+        )
+        for review, label in data.reviews(count)
+    ]
+
+
+def perplexity_in_fp16(texts: list[str]) -> float:
+    """What the checkpoint that is quantized makes of the texts."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(models.POCKET)
+    return perplexity(model, AutoTokenizer.from_pretrained(models.POCKET), texts)
 
 
 def load_quietly(folder: str, texts: list[str]) -> dict[str, object]:

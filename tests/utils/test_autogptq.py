@@ -4,42 +4,26 @@ import json
 import shutil
 
 import pytest
-from gptq_children import load_quietly
+from gptq_children import LIMIT, chats, load_quietly, needs_autogptq, needs_gptq, perplexity_in_fp16
 
 from course_staff.recording.checkpoints import in_gptqmodel, with_transformers
-from course_utils import data, models, sentiment
+from course_utils import models
 from course_utils.errors import CourseError
 from course_utils.gptq import autogptq, child
 from course_utils.gptq import gptqmodel as gptq
 from course_utils.gptq import layouts as gptq_layouts
-from course_utils.perplexity import perplexity
-
-no_autogptq = autogptq.why_not()
-needs_autogptq = pytest.mark.skipif(bool(no_autogptq), reason=str(no_autogptq))
-needs_gptq = pytest.mark.skipif(bool(gptq.why_not()), reason=str(gptq.why_not()))
-LIMIT = 1.05  # a broken checkpoint is off by a factor, a right one by a few percent
 
 
 @pytest.fixture(scope="module")
 def texts():
-    """Reviews with their labels, in the chat format of Pocket Llama."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
-    chats = [
-        [*sentiment.messages(review), {"role": "assistant", "content": label}]
-        for review, label in data.reviews(96)
-    ]
-    return [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    """The first 64 to calibrate on, the rest to read."""
+    return chats(96)
 
 
 @pytest.fixture(scope="module")
 def fp16(texts):
     """Perplexity of the checkpoint that is quantized, on the texts not calibrated on."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(models.POCKET)
-    return perplexity(model, AutoTokenizer.from_pretrained(models.POCKET), texts[64:])
+    return perplexity_in_fp16(texts[64:])
 
 
 @pytest.fixture(scope="module")

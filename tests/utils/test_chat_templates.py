@@ -125,8 +125,7 @@ def test_stepper_shows_each_step_and_each_refusal(tokenizer, monkeypatch):
     monkeypatch.setenv("COURSE_STATIC", "0")
     formats = {"Llama 2": None, "ChatML": chat_templates.load("chatml")}
     box = explorers.chat_stepper(tokenizer, CHAT, formats)
-    controls, result = box.children
-    family, count, opened = controls.children
+    family, count, opened, result = box.children
     count.value = 1
     assert "refuses" in result.value
     family.value = "ChatML"
@@ -215,7 +214,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_template_that_does_not_end_is_stopped(name, monkeypatch):
     """A learner who reads a stranger's template: a message, and the machine goes on."""
-    monkeypatch.setattr(chat_templates, "SECONDS", 4)
+    monkeypatch.setattr(chat_templates, "SECONDS", 2)
     with pytest.raises(CourseError, match="come to an end"):
         chat_templates.own(Brings(HOSTILE[name]))
 

@@ -291,6 +291,8 @@ def all_explorers(model, tokenizer) -> dict:
 
 
 NAMES = tuple(all_explorers(None, None))
+SLOW = ("next_token", "rounding", "vram")  # each move draws a picture
+MOVED = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES]
 
 
 def parts(widget):
@@ -320,7 +322,7 @@ def move(control) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOVED)
 def test_every_control_changes_what_is_shown(llama, live, name):
     """A learner who moves a slider and waits: something has to happen, on Colab too."""
     widget = all_explorers(*llama)[name]()

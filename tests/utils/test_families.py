@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from course_staff.recording.build import load_arguments
 from course_utils.errors import CourseError
 from course_utils.memory import fit, predict, rungs, training
 from course_utils.memory import measured as memory
@@ -24,7 +25,14 @@ def written(folder, **values):
     return predict.config(folder)
 
 
-@pytest.fixture(params=FAMILIES)
+QUICK = ("llama", "gpt2", "gemma3_text")  # plain; transposed layers; windows
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FAMILIES
+    ]
+)
 def family(request):
     """One family's name after the other."""
     return request.param
@@ -35,7 +43,7 @@ def test_weights_are_what_a_load_takes(family, tmp_path):
     made = config(family)
     AutoModelForCausalLM.from_config(made, dtype=torch.float32).save_pretrained(tmp_path)
     for rung in ("fp16", "int8", "nf4-dq"):
-        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, **rungs.load_arguments(rung))
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, **load_arguments(rung))
         measured = sum(memory.tensor_bytes(loaded).values())
         assert predict.weights(made, rung).total == pytest.approx(measured, rel=0.01), rung
 

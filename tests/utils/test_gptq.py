@@ -10,42 +10,29 @@ import sys
 import time
 
 import pytest
-from gptq_children import load_quietly
+from gptq_children import LIMIT, chats, load_quietly, needs_gptq, perplexity_in_fp16
 
 from course_staff.recording.checkpoints import in_gptqmodel
-from course_utils import data, models, sentiment
+from course_utils import models
 from course_utils.errors import CourseError
 from course_utils.gptq import build as gptq_build
 from course_utils.gptq import child
 from course_utils.gptq import gptqmodel as gptq
 from course_utils.gptq import layouts as gptq_layouts
 from course_utils.memory import predict
-from course_utils.perplexity import perplexity
-
-needs_gptq = pytest.mark.skipif(bool(gptq.why_not()), reason=str(gptq.why_not()))
-LIMIT = 1.05  # a broken checkpoint is off by a factor, a right one by a few percent
+from tests.utils.families import config
 
 
 @pytest.fixture(scope="module")
 def texts():
-    """Reviews with their labels, in the chat format of Pocket Llama."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
-    chats = [
-        [*sentiment.messages(review), {"role": "assistant", "content": label}]
-        for review, label in data.reviews(128)
-    ]
-    return [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    """The first 64 to calibrate on, the rest to read."""
+    return chats(128)
 
 
 @pytest.fixture(scope="module")
 def fp16(texts):
     """Perplexity of the checkpoint that is quantized, on the texts not calibrated on."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(models.POCKET)
-    return perplexity(model, AutoTokenizer.from_pretrained(models.POCKET), texts[64:])
+    return perplexity_in_fp16(texts[64:])
 
 
 def in_child(function, folder, *arguments):
@@ -81,6 +68,27 @@ def test_a_checkpoint_loads_with_plain_from_pretrained(tmp_path, texts, fp16, bi
     assert read["changed"] == []
     assert read["printed"] == ""
     assert not {"logs"} & set(read["files"])
+
+
+@needs_gptq
+@pytest.mark.slow
+@pytest.mark.parametrize("family", predict.GPTQ_TRIED)
+def test_every_family_said_to_be_tried_was(family, tmp_path, texts):
+    """A learner who reads what GPTQ makes of another family: a checkpoint of it takes that."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
+    tiny = config(family)
+    tiny.vocab_size = len(tokenizer)
+    tiny.bos_token_id, tiny.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    made = tmp_path / family
+    AutoModelForCausalLM.from_config(tiny, dtype=torch.float16).save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    folder = gptq.quantize(made, tmp_path / "quantized", texts[:16], group_size=64)
+    read = in_child(load_quietly, tmp_path, str(folder), texts[64:68])
+    wanted = predict.weights(predict.config(made), "gptq-4bit-64g").total
+    assert read["bytes"] == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +261,21 @@ def test_a_recipe_that_fails(tmp_path, texts):
     assert "plain function" in refused(
         tmp_path, models.POCKET, texts, group_size=64, recipe=lambda *all: None
     )
+
+
+def test_a_child_killed_for_memory_is_explained(tmp_path):
+    """A learner whose machine runs out of memory while quantizing reads so."""
+
+    def taken():
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(child.ChildFailed, match="memory ran out"):
+        child.run([taken], {}, tmp_path)
+    with pytest.raises(CourseError, match="memory ran out"):
+        gptq.install([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "some memory")
 
 
 STOPPED = """

@@ -8,14 +8,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from course_staff.recording.build import load_arguments
 from course_utils.errors import CourseError
 from course_utils.memory import measured as memory
 from course_utils.memory import predict, tensors
-from course_utils.memory.rungs import LADDER, load_arguments
+from course_utils.memory.rungs import LADDER
 from course_utils.models import POCKET
 from course_utils.units import size
 
-LOADABLE = [name for name in LADDER if not name.startswith("gptq")]
+QUICK = ("fp16", "int8", "nf4-dq")
+LOADABLE = [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    for name in LADDER
+    if not name.startswith("gptq")
+]
 
 
 def load(name: str):
@@ -92,6 +98,7 @@ def two_holders():
     return closure, weight.sum
 
 
+@pytest.mark.slow
 def test_a_function_or_an_object_that_holds_a_model_is_found():
     """A learner whose pipeline or closure keeps the model alive: that name is given."""
     with memory.measure():
@@ -103,6 +110,7 @@ def test_a_function_or_an_object_that_holds_a_model_is_found():
     assert memory.free().returned
 
 
+@pytest.mark.slow
 def test_colabs_shell_is_not_named_as_a_holder():
     """A learner on Colab: `free()` must not tell them to delete `get_ipython`."""
     from IPython.core.interactiveshell import InteractiveShell
@@ -192,6 +200,7 @@ def failing(weight):
     raise ValueError(len(inside))
 
 
+@pytest.mark.slow
 def test_an_error_that_a_learner_keeps_stays_whole():
     """A learner who keeps an error for %debug: free() leaves its variables, and names it."""
     with memory.measure():
@@ -214,6 +223,7 @@ def test_an_error_that_a_learner_keeps_stays_whole():
     assert memory.free().returned
 
 
+@pytest.mark.slow
 def test_an_error_that_nobody_keeps_does_not_hold_a_model():
     """A learner whose library stored an error while it loaded: its frames let go of the model."""
     stored = type(sys)("a_library")
@@ -230,7 +240,14 @@ def test_an_error_that_nobody_keeps_does_not_hold_a_model():
         del sys.modules["a_library"]
 
 
-@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "to_sparse",
+        pytest.param("to_sparse_csr", marks=pytest.mark.slow),
+        pytest.param("to_sparse_csc", marks=pytest.mark.slow),
+    ],
+)
 def test_sparse_tensors_are_counted(layout):
     """A learner with a sparse matrix: its indices and values count, and nothing crashes."""
     dense = torch.eye(100)
@@ -245,6 +262,7 @@ def test_sparse_tensors_are_counted(layout):
     assert memory.free().returned
 
 
+@pytest.mark.slow
 def test_what_a_notebook_remembers_of_other_things_stays():
     """A learner who frees a model keeps Out and the error of another cell, for %debug."""
     cells = """
@@ -269,6 +287,7 @@ print("INSIDE", sys.last_traceback.tb_next.tb_next.tb_frame.f_locals)
     assert "INSIDE {'n': 5, 'inside': 5}" in said, said
 
 
+@pytest.mark.slow
 def test_what_a_notebook_remembers_does_not_keep_a_model():
     """A learner who displays the model, or whose cell failed: Out and the traceback let go."""
     cells = f"""

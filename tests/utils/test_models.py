@@ -154,6 +154,56 @@ def test_weights_that_are_something_else(folder, content):
     assert "damaged" in refused(folder).what
 
 
+def write_weights(path: Path, **tensors) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({name.replace("__", "."): tensor for name, tensor in tensors.items()}, path)
+
+
+def test_weights_without_a_tensor(folder):
+    """A learner whose tool wrote an empty file gets no model of random numbers."""
+    write_weights(folder / "model.safetensors")
+    error = refused(folder)
+    assert "damaged" in error.what and "no tensor" in error.why
+
+
+def test_weights_that_are_whole_numbers(folder):
+    """A learner with weights that were quantized by hand: they are not read as plain numbers."""
+    import numpy as np
+
+    write_weights(folder / "model.safetensors", lm_head__weight=np.ones((4, 4), np.int8))
+    assert "lm_head.weight is stored as I8" in refused(folder).why
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    models.check_folder(folder)
+
+
+def test_an_index_that_looks_in_the_wrong_file(folder):
+    """A learner who mixed the shards of two downloads reads which tensor is not there."""
+    index = {"weight_map": {"lm_head.weight": "model.safetensors", "gone": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    error = refused(folder)
+    assert "model.safetensors in my model is damaged" in error.what and "gone" in error.why
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "{}", '{"weight_map": []}'])
+def test_an_index_that_is_none(folder, content):
+    """A learner whose index was written by something else reads its name."""
+    (folder / "model.safetensors.index.json").write_text(content)
+    error = refused(folder)
+    assert "model.safetensors.index.json in my model is damaged" in error.what
+
+
+@pytest.mark.parametrize("said", [[], {}, {"model_type": 5}, {"dtype": "fp16"}, {"dtype": "int7"}])
+def test_a_config_that_does_not_say_what_it_is_of(folder, said):
+    """A learner with a config of another program reads what is missing, not a KeyError."""
+    config = json.loads((folder / "config.json").read_text())
+    content = {**config, **said} if "dtype" in said else said
+    (folder / "config.json").write_text(json.dumps(content))
+    assert "config.json in my model is damaged" in refused(folder).what
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
 def test_settings_that_are_damaged(folder, file, content):
@@ -210,6 +260,7 @@ def test_no_network(tmp_path):
     assert not list(tmp_path.rglob("*name*"))
 
 
+@pytest.mark.slow
 def test_no_network_but_downloaded_before(tmp_path):
     """A learner who has the model goes on without network, and without asking for it."""
     with serve({"owner/name": pocket_files()}) as hub:
@@ -221,6 +272,7 @@ def test_no_network_but_downloaded_before(tmp_path):
     assert not list(tmp_path.rglob("*.incomplete"))
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_downloaded(tmp_path):
     """A learner does not fetch the same weights twice because a repository holds them twice."""
     extra = {"pytorch_model.bin": b"x", "consolidated.safetensors": b"x", "onnx/model.onnx": b"x"}
@@ -233,6 +285,7 @@ def test_only_what_is_needed_is_downloaded(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_an_unknown_model(tmp_path):
     """A learner who misspells a hub id reads so; without a token it might be private."""
     with serve({}) as hub:
@@ -256,6 +309,7 @@ def test_a_gated_model(tmp_path):
     assert "accept a licence first" in not_granted
 
 
+@pytest.mark.slow
 def test_a_wrong_token(tmp_path):
     """A learner with an old token is not told that the model does not exist."""
     with serve({"owner/name": pocket_files()}) as hub:
@@ -265,13 +319,15 @@ def test_a_wrong_token(tmp_path):
 
 
 def test_the_hub_is_down(tmp_path):
-    """A learner waits and tries again, knowing that nothing is wrong at home."""
+    """A learner waits and tries again, knowing that nothing is wrong at home, and who was asked."""
     with serve({}) as hub:
         said = kernel(DOWN, tmp_path, HF_ENDPOINT=hub)
     assert "did not answer" in said
     assert "503" in said
+    assert f"Asked was {hub.partition('//')[2]}, as HF_ENDPOINT says" in said
 
 
+@pytest.mark.slow
 def test_a_model_too_big_for_the_disk(tmp_path):
     """A learner learns before the download that the disk is too small."""
     with serve({"owner/name": pocket_files()}, claim={"model.safetensors": 10**16}) as hub:
@@ -281,6 +337,7 @@ def test_a_model_too_big_for_the_disk(tmp_path):
     assert not list(tmp_path.rglob("*name*"))
 
 
+@pytest.mark.slow
 def test_the_disk_runs_full_while_downloading(tmp_path):
     """A learner whose disk fills up on the way keeps a usable kernel and no half file."""
     small = tmp_path / "small disk"

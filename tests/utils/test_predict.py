@@ -64,7 +64,9 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("batch", "tokens"), [(1, 64), (2, 100)])
+@pytest.mark.parametrize(
+    ("batch", "tokens"), [pytest.param(1, 64, marks=pytest.mark.slow), (2, 100)]
+)
 def test_the_predicted_peak_is_the_real_one(name, batch, tokens):
     """A learner who reads the stacked bar: cache and activations are what a prefill takes."""
     config = LlamaConfig(**{"vocab_size": 3000, "num_hidden_layers": 3, **MODELS[name]})
@@ -76,13 +78,14 @@ def test_the_predicted_peak_is_the_real_one(name, batch, tokens):
     cache = predict.kv_cache(config, "fp16", batch, tokens)
     expected = cache + predict.activations(config, "fp16", batch, tokens)
     assert used.peak == pytest.approx(expected, rel=0.02)
-    assert used.kept == pytest.approx(cache + predict.logits(config, "fp16", batch), rel=0.02)
+    logits = batch * config.vocab_size * (2 + 4)  # of the last position, with their fp32 copy
+    assert used.kept == pytest.approx(cache + logits, rel=0.02)
     del model, output, scores
 
 
 def test_shapes_need_no_memory():
     """A learner on a laptop: asking about 70B allocates nothing."""
-    shapes._shapes.clear()
+    shapes.known.cache_clear()
     with memory.measure() as used:
         predict.weights(predict.config("llama-2-70b"), "nf4")
     assert used.kept == 0
@@ -171,7 +174,7 @@ def test_the_split_is_the_one_from_pretrained_makes():
     model = shapes.on_meta(config)
     quantizer.preprocess_model(model, device_map="auto")
     theirs = _get_device_map(model, "auto", {0: room, 1: room}, quantizer)
-    assert fit._places(config, rung("nf4"), room, 2) == theirs
+    assert fit._places(shapes.Key(config), rung("nf4"), room, 2) == theirs
 
 
 def test_a_model_too_large_is_refused_with_the_rung_that_fits():
