@@ -27,7 +27,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # and no warning of how that will change
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # nor what Ray tells of each worker; it is in its logs
-    "RAY_num_workers_soft_limit": "3",  # processes without work to keep: each takes 100 MB
+    "RAY_num_workers_soft_limit": "2",  # processes without work to keep: each takes 100 MB
     "RAY_prestart_worker_first_driver": "0",  # workers when they are wanted, not before
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ part; what stops a job comes as a Python error
 }

@@ -51,13 +51,12 @@ class Labeller:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from course_utils.machine import fast_dtype
         from course_utils.sentiment import local_batch
 
         torch.set_num_threads(1)
         folder = model_path(name)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype())
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # CPUs' own
         self.complete = local_batch(model, self.tokenizer, max_new_tokens=NEW_TOKENS)
         self.room = model.config.max_position_embeddings - NEW_TOKENS
 
