@@ -40,8 +40,10 @@ QUIET = {
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 # What comes with gptqmodel makes these warn, in every lesson, of kernels that this machine lacks;
 # the last says for each layer and token that LLM.int8() computes in 16 bits.
-QUIET_LOGGERS = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
-QUIET_LOGGERS += ("bitsandbytes.autograd._functions",)
+QUIET_LOGGERS = (
+    *("torchao", "torch.utils._pytree"),
+    *("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"),
+)
 
 
 def known(name: str) -> str:

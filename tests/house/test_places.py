@@ -40,7 +40,12 @@ def test_a_hub_gives_each_learner_what_the_cards_ask():
     """An instructor of a class on JupyterHub: no lesson dies for want of memory, none waits."""
     values = yaml.safe_load((ROOT / "deploy" / "jupyterhub.yaml").read_text(encoding="utf-8"))
     learner = values["singleuser"]
-    largest = max(course["pocket"]["memory_gib"] for _, course in tables.courses())
+    largest = max(
+        course[tier]["memory_gib"]
+        for _, course in tables.courses()
+        for tier in ("pocket", "small")
+        if tier in course
+    )
     limit = int(learner["memory"]["limit"].removesuffix("G"))
     assert largest + 0.5 <= limit, "and half a GiB for JupyterLab"
     assert learner["cpu"]["limit"] == int(learner["extraEnv"]["OMP_NUM_THREADS"]) == 2

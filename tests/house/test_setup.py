@@ -196,5 +196,5 @@ def test_ci_runs_all_there_is():
     """A maintainer who pushes: CI runs the README's command, and then every slow test."""
     assert "make test-all" in (notebooks.ROOT / ".ci" / "run").read_text(encoding="utf-8")
     dry = make(notebooks.ROOT, "-n", "test-all").stdout
-    assert '-m "not slow"' in dry and "-m slow tests" in dry
+    assert '-m "not slow"' in dry and "--durations 20 -m slow" in dry
     assert "setup gptq" in dry and "setup autogptq" in dry
