@@ -176,17 +176,20 @@ class Answerer:
     def stand_in(self, number: int, name: str, waits: bool) -> Any:
         """A function of the checks', which runs where the checks are."""
 
-        def call(*args: Any) -> Any:
-            self.send({"call": number, "args": [self.encoded(one) for one in args]})
+        def sent(args: tuple[Any, ...], more: dict[str, Any]) -> dict[str, Any]:
+            named = {key: self.encoded(one) for key, one in more.items()}
+            return {"args": [self.encoded(one) for one in args], "more": named}
+
+        def call(*args: Any, **more: Any) -> Any:
+            self.send({"call": number, **sent(args, more)})
             while (message := self.receive())[0] == "call":
                 self.handle(message)
             return _result(message)
 
-        async def start(*args: Any) -> Any:
+        async def start(*args: Any, **more: Any) -> Any:
             future = asyncio.get_running_loop().create_future()
             self.waiting[ticket := len(self.waiting)] = future
-            said = [self.encoded(one) for one in args]
-            self.send({"start": number, "ticket": ticket, "args": said})
+            self.send({"start": number, "ticket": ticket, **sent(args, more)})
             return await future
 
         made = start if waits else call

@@ -6,7 +6,7 @@ import pytest
 from course_staff.notebooks import store as notebooks
 
 # Lessons 05 and 06 train for minutes each time, and lesson 07 starts Ray a dozen times: over a
-# quarter of an hour each, by hand with `python -m tests.lessons.again notebooks/05_fine_tuning_preview.ipynb`.
+# quarter of an hour each, by hand with `python -m tests.lessons.again notebooks/05_….ipynb`.
 LESSONS = [path for path in notebooks.lessons() if not path.name.startswith(("05", "06", "07"))]
 
 
