@@ -79,6 +79,17 @@ def test_an_honest_notebook_gets_what_it_solves(table):
 
 
 @pytest.mark.slow
+def test_every_solution_of_the_course_counts_as_solved(tmp_path):
+    """A learner who solves a lesson in the lesson has solved it in the instructor's table, too."""
+    (folder := tmp_path / "in").mkdir()
+    for path in (notebooks.FOLDER / "solutions").glob("*.ipynb"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    rows, _ = run(folder)
+    assert {row["learner"][:2] for row in rows} >= {"00", "05", "07"}
+    assert [row for row in rows if row["solved"] != "yes" or row["noticed"]] == []
+
+
+@pytest.mark.slow
 def test_the_same_notebook_gets_the_same_rows(table):
     """Two learners with the same notebook are marked alike, whatever they called it."""
     differ = {"learner", "file"}
