@@ -128,7 +128,10 @@ QUIZ = [
     Question(
         "A constraint lets the model write only JSON of your schema. What do you know of a reply?",
         (
-            ("That it is right.", "It is of the right form. What stands in it the model chose."),
+            (
+                "That it is right, since only right answers were allowed.",
+                "It is of the right form. What stands in it the model chose.",
+            ),
             ("That a program can read it.", "That is what a constraint gives, and all it gives."),
             ("That it is what the model would have said freely.", "Freely it may have chatted."),
         ),
@@ -139,7 +142,7 @@ QUIZ = [
         (
             ("Yes: it cannot tell them apart.", "That was not looked at: its scores may differ."),
             ("No: its scores may still stand in the right order.", "Then a moved line finds it."),
-            ("No: it is right about half of them.", "So is a coin."),
+            ("No: it is still right about half of them, which is something.", "So is a coin."),
         ),
         1,
     ),

@@ -188,7 +188,7 @@ QUIZ = [
         "At 4 bits a model's perplexity rises by a fifth, and its labels stay the same. Why?",
         (
             (
-                "Perplexity was measured on other texts than the labels.",
+                "Perplexity was measured on other texts than the labels, so nothing follows.",
                 "On the same texts it would be so too: the two ask for different things.",
             ),
             (
@@ -196,7 +196,7 @@ QUIZ = [
                 "A tuned model's two labels stand far apart: small errors rarely swap them.",
             ),
             (
-                "The label words were left out when the weights were rounded.",
+                "The label words were left out when the weights were rounded, as in lesson 04.",
                 "All matrices were rounded, and they make every word.",
             ),
         ),
@@ -232,7 +232,7 @@ QUIZ = [
                 "A model writes text, here or at any API; nothing runs by it.",
             ),
             (
-                "The server, as soon as the JSON is whole.",
+                "The server, as soon as the JSON of the call is whole and fits the schema.",
                 "It hands the call to you. (Some services offer tools of their own beside that.)",
             ),
         ),

@@ -158,7 +158,7 @@ QUIZ: list[Question] = [
         "Batches of 128 are hardly faster than batches of 64. Why?",
         (
             (
-                "The model reads only 64 rows at a time.",
+                "The model reads only 64 rows at a time, so a longer batch is cut in two inside.",
                 "It reads as many as you give it, as long as the memory holds them.",
             ),
             (
@@ -175,7 +175,10 @@ QUIZ: list[Question] = [
     Question(
         "A worker is killed. What happens to the rows it had?",
         (
-            ("They are lost; the next run finds them.", "No next run was needed here."),
+            (
+                "They are lost for this run, and are found and labelled by the next.",
+                "No next run was needed here.",
+            ),
             (
                 "Another worker gets the whole piece, and it is written once.",
                 "A piece counts once its result is there; until then it can be given away again.",
@@ -194,7 +197,10 @@ QUIZ: list[Question] = [
                 "… to be labelled again, and what their label file holds is thrown away.",
                 "Announced is not booked: the label file may be missing, half, or whole.",
             ),
-            ("… done: their ids stand there.", "They were announced before anything was written."),
+            (
+                "… done, for their ids stand in the book already, and need no second look.",
+                "They were announced before anything was written.",
+            ),
             ("… lost.", "The reviews are still in the input, with their ids."),
         ),
         0,

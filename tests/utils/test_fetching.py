@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import hub_stand_in
@@ -267,22 +266,21 @@ def test_a_cache_that_cannot_be_written(index, home, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another thing on Windows")
-def test_stopped_by_hand_while_unpacking(index):
+def test_stopped_by_hand_while_unpacking(index, monkeypatch):
     """A learner who presses Ctrl+C in the middle of unpacking keeps nothing half-written."""
-    place, done = models.small_folder(), threading.Event()
+    from transformers import AutoModelForCausalLM
 
-    def press_when_unpacking() -> None:
-        while not done.is_set():
-            if list(place.parent.glob("smollm2.part-*/model.gguf")):
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            done.wait(0.005)
+    place, unpack = models.small_folder(), AutoModelForCausalLM.from_pretrained
+    half: list[Path] = []
 
-    threading.Thread(target=press_when_unpacking, daemon=True).start()
-    try:
-        assert "Stopped" in refused().what
-    finally:
-        done.set()
+    def press_and_unpack(*args, **more):
+        half.extend(place.parent.glob("smollm2.part-*/model.gguf"))
+        os.kill(os.getpid(), signal.SIGINT)
+        return unpack(*args, **more)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", press_and_unpack)
+    assert "Stopped" in refused().what
+    assert half, "it was in the middle"
 
 
 @pytest.mark.parametrize("name", ["pocket", "meta-llama/Llama-2-7b-chat-hf", ""])
