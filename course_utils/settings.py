@@ -147,6 +147,10 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # into a file, Windows writes an old encoding
             stream.reconfigure(errors="replace")
+    # Said aloud, though it is only the default: what comes with gptqmodel moves it for all child
+    # processes where it is not set, and a server would not find the model that its kernel has.
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    os.environ.setdefault("HF_HOME", os.path.expanduser(os.path.join(caches, "huggingface")))
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if tier() == "pocket" and "HF_HUB_OFFLINE" not in os.environ:

@@ -207,6 +207,18 @@ def test_a_deleted_folder_has_no_env_file(by_hand, monkeypatch):
     assert settings.plain("COURSE_API_MODEL") is None
 
 
+def test_the_hubs_cache_stays_where_it_is(monkeypatch, tmp_path):
+    """A learner with GPTQ: the local server finds the model that the notebook has."""
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings.prepare()
+    os.environ.setdefault("HF_HOME", "/elsewhere")  # as tokenicer does when it is imported
+    assert os.environ["HF_HOME"] == str(tmp_path / "huggingface")
+    monkeypatch.setenv("HF_HOME", "mine")
+    settings.prepare()
+    assert os.environ["HF_HOME"] == "mine"
+
+
 def test_waiting_threads_do_not_spin_unless_the_learner_says_so(by_hand, monkeypatch):
     """A learner with a browser open: PyTorch's threads leave the cores to each other."""
     for name in settings.WAITING:
