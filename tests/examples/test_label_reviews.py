@@ -15,6 +15,11 @@ from course_utils.errors import CourseError
 from tests.examples import job as tried
 
 script = tried.module()
+# On a machine with two cores these wait minutes for Ray; lesson 07 loses a node in CI, too.
+BY_HAND = pytest.mark.skipif(
+    not os.environ.get("COURSE_CLUSTER"),
+    reason="COURSE_CLUSTER=1 runs it: minutes on a quiet machine",
+)
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 
@@ -308,6 +313,7 @@ def test_a_killed_driver_is_gone_on_with(tmp_path):
     assert len(tried.labels(tmp_path / "out")) == 640
 
 
+@BY_HAND
 @pytest.mark.slow
 def test_a_lost_node_is_survived(tmp_path):
     """A user with a cluster of cheap machines that are taken back: the job ends, whole."""
@@ -316,6 +322,7 @@ def test_a_lost_node_is_survived(tmp_path):
     assert len(tried.labels(tmp_path / "out")) == 640
 
 
+@BY_HAND
 @pytest.mark.slow
 def test_a_disk_that_runs_full_is_named_and_the_job_goes_on_elsewhere(tmp_path):
     """A user whose output disk is too small: one message, nothing half-written taken for whole."""
