@@ -138,6 +138,7 @@ def test_what_ray_says_is_said_in_plain_words(fails, told):
 
 PROGRAM = """
 import psutil, shutil, sys
+from collections import namedtuple
 from pathlib import Path
 from course_utils import cluster
 
