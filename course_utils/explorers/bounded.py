@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from course_utils import plots, sentiment, settings
+from course_utils.endpoint.bounds import Bounds, allowed
+from course_utils.endpoint.refusals import Refusal
 from course_utils.errors import CourseError
 from course_utils.explorers.controls import COFFEE, WIDE, boxed, message, one_of
 from course_utils.plots import Shown
@@ -27,7 +29,6 @@ SCHEMAS: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
-TIGHT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 FORCED, FREE = "#e5e7eb", "#fdba74"
 
 
@@ -44,31 +45,24 @@ class Bound:
         Raises:
             CourseError: the text is no JSON, no schema, or nothing can satisfy it.
         """
-        import llguidance.hf
-        from llguidance import LLMatcher
-
         try:
-            parsed = json.loads(schema)
-            grammar = LLMatcher.grammar_from_json_schema(parsed, overrides=TIGHT)
+            if not isinstance(parsed := json.loads(schema), dict):
+                raise ValueError("A schema is a JSON object, in braces.")
         except (ValueError, RecursionError) as error:
             step = 'Check quotes, commas and braces; the smallest schema is {"type": "string"}.'
             raise CourseError("This is no JSON schema.", str(error)[:200], step) from None
-        known = llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)))
-        self.matcher = LLMatcher(known, grammar, log_level=0)
-        if self.matcher.is_error():
-            why = " ".join(self.matcher.get_error().split())[:200]
-            raise CourseError("No reply can be held to this schema.", why, "Change it.")
-        self.size, self.choices = size, list[int]()
+        try:
+            self.matcher = Bounds(tokenizer, size).matcher(parsed)
+        except Refusal as error:
+            why = str(error).partition(": ")[2]
+            raise CourseError("No reply can be held to this schema.", why, "Change it.") from None
+        self.choices: list[int] = []
 
     def __call__(self, ids: Any, scores: Any) -> Any:
         """The scores of the next token, shape (1, size), with -inf where it is not allowed."""
-        import numpy as np
-        import torch
-
         if self.choices:
             self.matcher.consume_token(int(ids[0, -1]))
-        bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        kept = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: self.size].astype(bool))
+        kept = allowed(self.matcher, scores.shape[-1])
         self.choices.append(int(kept.sum()))
         return scores.masked_fill(~kept.to(scores.device), float("-inf"))
 

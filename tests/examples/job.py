@@ -137,7 +137,7 @@ def kill_the_driver(source: Path, target: Path) -> str:
 
 
 LOSE_A_NODE = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import label_reviews
@@ -152,7 +152,7 @@ def start(cpus, address=None):
 
 def lose():
     while not list(target.glob("progress/*[0-9].parquet")):
-        pass
+        time.sleep(0.05)  # the driver's own threads want this process, too
     for node in list(machines.worker_nodes):
         machines.remove_node(node, allow_graceful=False)
 

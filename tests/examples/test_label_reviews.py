@@ -15,11 +15,6 @@ from course_utils.errors import CourseError
 from tests.examples import job as tried
 
 script = tried.module()
-# On a machine with two cores these wait minutes for Ray; lesson 07 loses a node in CI, too.
-BY_HAND = pytest.mark.skipif(
-    not os.environ.get("COURSE_CLUSTER"),
-    reason="COURSE_CLUSTER=1 runs it: minutes on a quiet machine",
-)
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 
@@ -298,31 +293,14 @@ def test_the_job_labels_every_row_once_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_nothing(tmp_path):
-    """A user whose worker is killed for want of memory: every review labelled, and once."""
+@pytest.mark.parametrize("broken", [tried.kill_a_worker, tried.kill_the_driver, tried.lose_a_node])
+def test_what_breaks_in_the_middle_costs_nothing(tmp_path, broken):
+    """A user short of memory, after a power cut, on machines that are taken back: all, and once."""
     tried.write_reviews(tmp_path / "reviews.parquet", 640)
-    tried.kill_a_worker(tmp_path / "reviews.parquet", tmp_path / "out")
+    broken(tmp_path / "reviews.parquet", tmp_path / "out")
     assert len(tried.labels(tmp_path / "out")) == 640
 
 
-@pytest.mark.slow
-def test_a_killed_driver_is_gone_on_with(tmp_path):
-    """A user after a power cut: the same command again, nothing twice and nothing lost."""
-    tried.write_reviews(tmp_path / "reviews.parquet", 640)
-    tried.kill_the_driver(tmp_path / "reviews.parquet", tmp_path / "out")
-    assert len(tried.labels(tmp_path / "out")) == 640
-
-
-@BY_HAND
-@pytest.mark.slow
-def test_a_lost_node_is_survived(tmp_path):
-    """A user with a cluster of cheap machines that are taken back: the job ends, whole."""
-    tried.write_reviews(tmp_path / "reviews.parquet", 640)
-    tried.lose_a_node(tmp_path / "reviews.parquet", tmp_path / "out")
-    assert len(tried.labels(tmp_path / "out")) == 640
-
-
-@BY_HAND
 @pytest.mark.slow
 def test_a_disk_that_runs_full_is_named_and_the_job_goes_on_elsewhere(tmp_path):
     """A user whose output disk is too small: one message, nothing half-written taken for whole."""

@@ -390,6 +390,7 @@ def test_lessons_are_those_whose_exercises_exist():
 def test_questions_and_hints_are_well_made(number):
     """A learner cannot guess a self-test from the place or the length of the right choice."""
     module = checks.lesson(number)
+    assert 3 <= len(module.EXERCISES) <= 5 and 4 <= len(module.QUIZ) <= 6
     places, lengths = Counter(), Counter()
     for question in module.QUIZ:
         texts = [text for text, _ in question.choices]
