@@ -284,8 +284,8 @@ print(client.chat.completions.create(
         first = run(call)
         assert first.strip() and "Error" not in first
 
-        # A kernel drops the cells that reach it right after an error, as "Run all" wants it; the next
-        # cell here stands for a learner who runs it later.
+        # A kernel drops the cells that reach it right after an error, as "Run all" wants it; the
+        # next cell here stands for a learner who runs it later.
         message = client.execute(
             "import time; print('waiting'); time.sleep(600)", stop_on_error=False
         )
