@@ -1,6 +1,6 @@
 """How fast the class's endpoint answers, beside the same model in plain batches.
 
-    python benchmarks/class_endpoint.py [--many]
+    python -m benchmarks.class_endpoint [--many]
 
 In one run, one after the other and twice: batches of 32 and of 1 with `generate` in one process on
 one thread; then a local endpoint with 20 learners who send 48 reviews each, 16 at once; then one

@@ -1,4 +1,4 @@
-"""How long collecting takes for a class: `python benchmarks/collect_class.py [--copies 200]`.
+"""How long collecting takes for a class: `python -m benchmarks.collect_class [--copies 200]`.
 
 It makes copies of the lessons' solutions, ten of them replaced
 by notebooks that mean harm, collects them, and prints the time, what was marked, and whether a file

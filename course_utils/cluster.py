@@ -55,6 +55,11 @@ MEANINGS = (
         "Start one (`ray start --head`), or give its address, like 10.0.0.5:6379.",
     ),
     (
+        "RAY_AUTH_MODE is currently 'disabled'",
+        "The cluster wants a token, and Ray was imported before it could be told to show one.",
+        "Restart the kernel, and let cluster.start come before `import ray`.",
+    ),
+    (
         "[Tt]oken|uthenticat|Failed to connect to Ray|get cluster ID",
         "The cluster does not let this machine in.",
         "Copy ~/.ray/auth_token from the head node to the same place here; if it is the same, "
@@ -77,7 +82,9 @@ def ready() -> Any:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if TOKEN.expanduser().exists():  # by itself Ray does not show it to a cluster that it joins
+    # By itself Ray does not show its token to a cluster that it joins. It reads this setting when
+    # it is imported; set later, it would hold for Ray's other processes and not for this one.
+    if TOKEN.expanduser().exists() and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if sys.platform == "win32":
         print("Windows: Ray calls its support there beta, and several nodes are untested.")

@@ -108,6 +108,11 @@ def other_token():
     raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.5:6379")
 
 
+def imported_too_early():
+    """What Ray raises where it was imported before it was told to show its token."""
+    raise RuntimeError("Authentication token is missing. RAY_AUTH_MODE is currently 'disabled'")
+
+
 def client_missing():
     """What Ray raises for ray:// without its client."""
     raise ImportError("Ray Client requires pip package `ray[client]`.")
@@ -124,6 +129,7 @@ def port_taken():
         (versions_differ, "different versions"),
         (no_cluster_here, "not one Ray cluster here"),
         (other_token, "does not let this machine in"),
+        (imported_too_early, "Ray was imported before"),
         (client_missing, "Ray's client"),
         (port_taken, "port that Ray wants is taken"),
     ],
@@ -142,6 +148,8 @@ from collections import namedtuple
 from pathlib import Path
 from course_utils import cluster
 
+if "imported" in sys.argv:
+    import ray  # before the course could set anything
 if "small" in sys.argv:
     usage = namedtuple("usage", "total used free")
     cluster.shutil.disk_usage = lambda path: usage(64 << 20, 0, 64 << 20)
@@ -157,15 +165,20 @@ print("left", [p.pid for p in psutil.Process().children(recursive=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", ["enough", "small"])
-def test_it_starts_twice_and_leaves_no_process(shared):
-    """A learner who runs the cell again, or works in a container with little shared memory."""
+@pytest.mark.parametrize("case", ["plain", "small", "imported"])
+def test_it_starts_twice_and_leaves_no_process(case, tmp_path):
+    """A learner who runs the cell again, has little shared memory, or imported Ray themselves.
+
+    Once Ray has made a token, a Ray that was imported before it heard of it would be shut out.
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if case == "imported":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray/auth_token").write_text("0" * 64)
+        env["HOME"] = str(tmp_path)
+        del env["RAY_AUTH_MODE"]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, shared],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=400,
+        [sys.executable, "-c", PROGRAM, case], env=env, capture_output=True, text=True, timeout=400
     )
     assert "CPU 2.0 42" in done.stdout and "left []" in done.stdout, done.stdout + done.stderr
-    assert ("--shm-size" in done.stdout) == (shared == "small")
+    assert ("--shm-size" in done.stdout) == (case == "small")
