@@ -14,6 +14,9 @@ A row that cannot be labelled is not lost: its `problem` says why. A worker or n
 replaced. A job that was stopped, by Ctrl+C or by a power cut, goes on from what is written when the
 same command is run again. OUTPUT is whole when job.json says `"done": true`.
 
+With --address the nodes of the cluster may still be joining: the job waits two minutes for as many
+cores as it needs.
+
 The model is the course's (COURSE_MODEL). Another model, prompt or set of labels: change `Labeller`,
 nothing else knows of them.
 """
@@ -37,6 +40,7 @@ from course_utils.models import model_path, weights_bytes
 COLUMNS = ("id", "text", "label", "reply", "problem")
 NEW_TOKENS = 20
 FILE_ROWS = 5_000  # of one file in labels/, at most
+JOINING = 120  # seconds to wait for the nodes of a cluster, which join one by one
 OTHERS = 4  # cores to give away beside the workers': without them Ray waits for itself for ever
 OURS = {".lock", ".job.json.new"}  # files that do not make an output folder another's
 
@@ -368,18 +372,36 @@ def run(source: Path, target: Path, workers: int, address: str | None) -> str:
     return f"{found['rows']:,} rows in {seconds:.0f} s: {counts['labels']}, {counts['problems']}"
 
 
+def cores_of_ray(wanted: int, seconds: float) -> int:
+    """How many cores the Ray that runs has: at once if it is enough, else after so many seconds.
+
+    In a cluster that is just being started the first node is there before the others.
+    """
+    import ray
+
+    end, shown = time.monotonic() + seconds, -1
+    while True:
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        if cores >= wanted or time.monotonic() >= end:
+            return cores
+        if cores != shown:
+            left = end - time.monotonic()
+            print(f"{cores} of {wanted} cores are there; waiting {left:.0f} s at most.", flush=True)
+        shown = cores
+        time.sleep(1)
+
+
 def with_ray(source: Path, target: Path, workers: int, rows: int, address: str | None) -> None:
     """Start or join Ray, label, and leave no process of it behind."""
     cluster.start(workers + OTHERS, address)
-    import ray
-
     try:
-        cores = int(ray.cluster_resources().get("CPU", 0))
+        cores = cores_of_ray(workers + OTHERS, JOINING if address else 0)
         if cores < workers + OTHERS:
             raise CourseError(
                 f"The cluster has {cores} cores, too few for {workers} workers.",
                 f"Each takes one, and reading, writing and book-keeping {OTHERS}.",
-                f"Say --workers {max(1, cores - OTHERS)}, or add nodes.",
+                f"Say --workers {max(1, cores - OTHERS)}, or add nodes"
+                + (f"; {JOINING} s were waited for them." if address else "."),
             )
         label(source, target, workers, rows)
     except (CourseError, OSError):

@@ -18,7 +18,8 @@ from course_utils.fetching.recorded import digest
 
 # These need no model: they run, whether a recording plays or not.
 LIVE_TAGS, LIVE_STARTS = {"setup", "exercise"}, ("guess(", "quiz(")
-LIVE_CELL = "fetch"
+# One finds the model; one asks a learner's own API, of which a recording knows nothing.
+LIVE_CELLS = {"fetch", "large"}
 
 
 def path_of(lesson: str) -> Path:
@@ -32,7 +33,7 @@ def recorded_cells(notebook: Any) -> list[Any]:
         cell
         for cell in notebook.cells
         if cell.cell_type == "code"
-        and cell.id != LIVE_CELL
+        and cell.id not in LIVE_CELLS
         and not LIVE_TAGS & set(cell.metadata.get("tags", []))
         and not cell.source.startswith(LIVE_STARTS)
     ]

@@ -155,15 +155,15 @@ EXERCISES = {
 
 QUIZ: list[Question] = [
     Question(
-        "Batches of 128 are hardly faster than batches of 64. Why?",
+        "Beyond some size, larger batches bring no more speed. Why?",
         (
             (
-                "The model reads only 64 rows at a time, so a longer batch is cut in two inside.",
+                "The model reads only so many rows at a time and cuts a longer batch inside.",
                 "It reads as many as you give it, as long as the memory holds them.",
             ),
             (
-                "What is done once for a batch is already small beside the arithmetic of its rows.",
-                "That is the part that batches share; the arithmetic of a row is not shared.",
+                "What is done once for a batch is small by then beside the work of its rows.",
+                "That is the part that batches share; a row's work is not, and padding adds to it.",
             ),
             (
                 "Padding makes the longer batch wrong.",
@@ -227,7 +227,7 @@ QUIZ: list[Question] = [
         "100 workers are 40 times as fast as one. Where did the rest go?",
         (
             (
-                "Into what is not divided among them: starting, reading, writing, handing out.",
+                "Into what is not divided among them: starting, and handing out the pieces.",
                 "That part bounds every job, however many machines you rent.",
             ),
             ("Into the network, which is always the bound.", "It may be; here there was none."),

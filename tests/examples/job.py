@@ -171,3 +171,36 @@ def lose_a_node(source: Path, target: Path) -> str:
     assert status == 0, said
     assert "nodes left: 1" in said, said
     return said
+
+
+LATE_NODE = """
+import sys
+sys.path.insert(0, {folder!r})
+import label_reviews
+from course_utils import cluster
+
+machines = cluster.nodes(3)
+joined = cluster.start
+
+def start(cpus, address=None):
+    joined(address=machines.address)
+
+def said(text, **how):
+    print(text, **how)
+    if "waiting" in text:  # now, and not before
+        ports = dict(zip(cluster.PORTS, cluster.free_ports(len(cluster.PORTS))))
+        machines.add_node(num_cpus=3, object_store_memory=cluster.STORE, **cluster.LEAN, **ports)
+
+cluster.start = start
+label_reviews.print = said
+given = ["--workers", "2", "--address", machines.address]
+sys.exit(label_reviews.main(sys.argv[1:] + given))
+"""
+
+
+def a_node_joins_late(source: Path, target: Path) -> str:
+    """The job on a cluster whose second node is not there yet; returns what it printed."""
+    program = ("-c", LATE_NODE.format(folder=str(SCRIPT.parent)))
+    status, said = Run(source, target, program=program).end()
+    assert status == 0, said
+    return said

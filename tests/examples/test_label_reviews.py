@@ -260,6 +260,30 @@ def test_a_row_that_stops_the_model_stops_nothing_else(labeller, monkeypatch):
     assert "the unforeseen" in done["problem"][1].as_py()
 
 
+# -- the cluster -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("joining", "seconds"), [([3, 3, 6], 100), ([6], 100), ([3, 3], 0)])
+def test_a_cluster_may_still_be_growing(monkeypatch, capsys, joining, seconds):
+    """A user of Slurm, where nodes join one by one: the job waits, says so, and not for ever."""
+    left = list(joining)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(left.pop(0))})
+    monkeypatch.setattr(script.time, "sleep", lambda _: None)
+    assert script.cores_of_ray(6, seconds) == (joining[-1] if seconds else joining[0])
+    said = capsys.readouterr().out
+    assert said.count("3 of 6 cores are there") == (seconds > 0 and joining[0] < 6)
+    assert left == ([] if seconds else joining[1:])
+
+
+@pytest.mark.slow
+def test_the_job_begins_when_the_second_node_has_joined(tmp_path):
+    """A user whose head node is up a minute before the others: no refusal, the whole job."""
+    tried.write_reviews(tmp_path / "reviews.parquet", 128)
+    said = tried.a_node_joins_late(tmp_path / "reviews.parquet", tmp_path / "out")
+    assert "3 of 6 cores are there; waiting" in said
+    assert len(tried.labels(tmp_path / "out")) == 128
+
+
 # -- the whole job ---------------------------------------------------------------------------------
 
 

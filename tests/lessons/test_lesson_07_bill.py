@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from course_staff.notebooks import store
-from course_utils import data, models
+from course_utils import data, models, units
 from course_utils.checks import Wrong
 from course_utils.exercises import lesson_07_bill
 from course_utils.memory import fit
@@ -181,25 +181,28 @@ def run(cells, *ids, **given):
     return left
 
 
-def test_the_bound_is_above_what_was_measured(cells, capsys):
-    """A learner who plans with the forecast: the bound it starts from is one."""
+def test_the_formula_is_above_what_was_measured(cells, capsys):
+    """A learner who plans with the forecast: what the lesson says of these rows is so."""
     from course_utils.memory import predict
 
     left = run(cells, "bill-bound", "bill-check", predict=predict)
     capsys.readouterr()
     for run_ in left["elsewhere"]["runs"]:
-        best = left["at_best"](left["mistral"], "RTX 4090", 256, 100, run_["at_once"])
-        assert 0.5 < run_["requests_per_second"] / best < 1
-    assert left["share"] == pytest.approx(11.87 / best)
+        speed = left["in_turns"](left["mistral"], "RTX 4090", 256, 100, run_["at_once"])
+        assert 0.5 < run_["requests_per_second"] / speed < 1
+    assert left["shares"] == sorted(left["shares"], reverse=True)
+    assert left["shares"][-1] == pytest.approx(11.87 / speed)
 
 
 def test_as_many_reviews_fit_a_card_as_the_lesson_says(cells, capsys):
     """A learner who sizes a server: the reviews fit the share of the card, and no more do."""
     from course_utils.memory import predict
 
-    given = {"guessed": lambda *_: None, "tokens_in": 41.8, "tokens_out": 3}
+    prompts = [[0] * 20, [0] * 60]  # with three tokens more 2 pages and 4
+    given = {"guessed": lambda *_: None, "prompts": prompts, "tokens_out": 3}
     left = run(cells, "gpu-page", **given)
     capsys.readouterr()
+    assert left["paged"] == 48
     for card in fit.cards():
         room = left["room_for_cache"](card)
         if room <= 0:
@@ -235,7 +238,7 @@ def test_sharding_divides_what_is_kept(cells, capsys):
     """A learner who rents by the table: every card added takes its share, down to what is whole."""
     from course_utils.memory import predict
 
-    left = run(cells, "two-cards", predict=predict)
+    left = run(cells, "two-cards", predict=predict, units=units)
     capsys.readouterr()
     on_each_card, seven = left["on_each_card"], predict.config("llama-2-7b")
     for method in ("full", "lora"):

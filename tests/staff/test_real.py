@@ -6,8 +6,8 @@ import nbformat
 import pytest
 
 from course_staff import real
-from course_staff.notebooks import cards
-from course_utils import models
+from course_staff.notebooks import cards, store
+from course_utils import models, settings
 from course_utils.errors import CourseError
 from course_utils.sentiment import UNPARSED, Score
 
@@ -63,6 +63,18 @@ def test_how_a_notebook_ended(tmp_path, code, words):
     run = real.run_one(path)
     assert run.error.startswith(f"cell second: {words}") and run.scores == []
     assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lesson", ["00", "02", "03"])
+def test_the_lessons_on_a_real_model(lesson):
+    """A learner who sets COURSE_MODEL=smollm2 gets to the end, and replies that hold a label."""
+    if models.is_here(settings.SMALL) is None:
+        pytest.skip("SmolLM2 is not on this machine: make small fetches it")
+    (path,) = store.FOLDER.glob(f"{lesson}_*.ipynb")
+    run = real.run_one(path)
+    assert not run.faults, str(run)
+    assert run.scores or lesson != "02", "the lesson shows no score any more"
 
 
 def test_without_the_model_one_is_told_how_to_get_it(monkeypatch):

@@ -16,6 +16,9 @@ source .venv/bin/activate
 machines=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 head=${machines[0]}
 port=6379
+# From Slurm 22.05 on srun does not take --cpus-per-task over from sbatch: each Ray might get one core
+# and share it among all its workers.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --port="$port" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
@@ -23,7 +26,7 @@ until ray status --address "$head:$port" >/dev/null 2>&1; do sleep 1; done
 if ((SLURM_NNODES > 1)); then
     srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \
         ray start --address="$head:$port" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
-fi  # they may join while the job is running already
+fi  # they join one by one; the job waits two minutes for as many cores as its workers need
 
 # The job ends with this line; Slurm then ends Ray on all machines.
 python examples/label_reviews.py "$HOME/reviews/input" "$HOME/reviews/output" \
