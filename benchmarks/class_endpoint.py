@@ -5,9 +5,9 @@
 In one run, one after the other and twice: batches of 32 and of 1 with `generate` in one process on
 one thread; then a local endpoint with 20 learners who send 48 reviews each, 16 at once; then one
 learner who waits for each answer. With `--many` also 200 learners with 16 reviews each, all at
-once, the server started with 256 file handles allowed. What counts is the ratio, since other
-programs on the machine slow both down. The load comes from plain sockets, to leave the cores to
-the server. Linux and macOS.
+once, the server started with 256 file handles allowed; then the server's memory while 10,000 more
+requests come in. What counts is the ratio, since other programs on the machine slow both down. The
+load comes from plain sockets, to leave the cores to the server. Linux and macOS.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 from urllib.parse import urlsplit
+
+import psutil
 
 from course_staff.classroom import serving
 from course_utils import data, endpoint, settings
@@ -128,6 +130,18 @@ def main() -> None:
             found = asyncio.run(load(server, 200, 16, 16))
             share = found["p99"] / (3200 / batches)
             print(f"200 x 16 at once: {show(found)}, p99 {share:.2f} of 3,200 in plain batches")
+            held = [resident(server.process.pid)]
+            for _ in range(10):
+                asyncio.run(load(server, 20, 50, 16))
+                held.append(resident(server.process.pid))
+            told = " ".join(f"{size >> 20}" for size in held)
+            print(f"the server's MiB, before and after each 1,000 of 10,000 requests: {told}")
+
+
+def resident(pid: int) -> int:
+    """Bytes of RAM that a process and its children hold."""
+    process = psutil.Process(pid)
+    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
 
 
 def show(found: dict[str, float]) -> str:
