@@ -49,7 +49,10 @@ def keep_notebooks(args: argparse.Namespace) -> int:
 
 def run_on_a_real_model(args: argparse.Namespace) -> int:
     """Run notebooks on SmolLM2; 1 where a cell fails or too few replies hold a label."""
-    return real.main(args.notebooks, args.cards)
+    faults = real.main(args.notebooks, args.cards)
+    if args.cards:
+        tables.write_tables()
+    return faults
 
 
 def publish_lessons(args: argparse.Namespace) -> int:

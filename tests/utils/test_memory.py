@@ -71,6 +71,7 @@ def test_free_returns_to_the_baseline_twenty_times():
     assert len(set(totals[5:])) == 1
 
 
+@pytest.mark.slow  # it looks through every module that the tests before it have loaded
 def test_free_names_the_variable_that_still_holds_a_model():
     """A learner who forgot `del`: the message says which variable, how much, and what to do."""
     with memory.measure():
