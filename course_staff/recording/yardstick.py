@@ -32,8 +32,7 @@ def lesson_names(lesson: Path) -> dict[str, Any]:
     """What the lesson's cells define once they have run, the training included."""
     from course_utils.guesses import guess, guessed
 
-    names: dict[str, Any] = {"time": time, "models": models, "settings": settings}
-    names |= {"guess": guess, "guessed": guessed}
+    names: dict[str, Any] = {"time": time, "models": models, "guess": guess, "guessed": guessed}
     cells = {cell.id: cell.source for cell in store.read(lesson).cells}
     for cell in CELLS:
         print(f"-- {cell}", flush=True)

@@ -54,7 +54,7 @@ class Bound:
         try:
             self.matcher = Bounds(tokenizer, size).matcher(parsed)
         except Refusal as error:
-            why = str(error).partition(": ")[2]
+            why = str(error).partition("this schema: ")[2]
             raise CourseError("No reply can be held to this schema.", why, "Change it.") from None
         self.choices: list[int] = []
 

@@ -103,5 +103,6 @@ def _explain(
     """Say why a changed cell finds nothing that the cells above it would have made."""
     print(
         f"{error}: no cell above has run, what you see is the recorded run.\n"
-        "Next: take the change back, or fetch the model in section 1."
+        "Next: fetch the model in section 1. A cell that you changed shows its recording again "
+        "when you take the change back."
     )

@@ -11,7 +11,7 @@ import torch
 
 from course_staff.notebooks import executing, store
 from course_staff.recording import lesson as recording
-from course_utils import checks, models, settings
+from course_utils import checks, models
 from course_utils.errors import CourseError
 from course_utils.exercises import lesson_06
 from course_utils.fetching import lesson_model, recorded
@@ -175,13 +175,7 @@ def cells():
 @pytest.fixture(scope="module")
 def names():
     """The names that sections 1 to 3 define, with Pocket Llama taken for any other model."""
-    found = {
-        "models": models,
-        "settings": settings,
-        "pd": pd,
-        "local_batch": local_batch,
-        "exam_texts": ["Good."],
-    }
+    found = {"models": models, "pd": pd, "local_batch": local_batch, "exam_texts": ["Good."]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_MODEL", str(models.POCKET))
         for cell in ("load", "exam", "wordings", "asker", "bound-ids", "json-asked", "grammar"):
