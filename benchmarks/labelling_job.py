@@ -1,7 +1,7 @@
 """Lesson 07's job: as fast as one process, and whole whatever breaks.
 
     python -m benchmarks.labelling_job speed [--rows 10000]
-    python -m benchmarks.labelling_job broken [--times 10]
+    python -m benchmarks.labelling_job broken [--times 10] [--kind worker|driver|node]
 
 `speed` labels the same reviews in one process on two threads and with Ray Data on two workers of
 one thread, twice, in turns, batches of 64; start-up (loading models, starting Ray) is left aside.
@@ -56,7 +56,7 @@ def by_ray(script: Any, source: Path, target: Path, rows: int) -> float:
     ray.data.DataContext.get_current().enable_progress_bars = False
     kept, script.Labeller = script.Labeller, Timed
     try:
-        script.label(source, target, 2, rows, BATCH)
+        script.label(source, target, 2, rows, settings.model_name(), BATCH)
     finally:
         script.Labeller = kept
         cluster.stop()
@@ -80,11 +80,18 @@ def speed(folder: Path, rows: int) -> None:
         )
 
 
-def broken(folder: Path, times: int, rows: int) -> None:
+BREAKS = {
+    "worker": tried.kill_a_worker,
+    "driver": tried.kill_the_driver,
+    "node": tried.lose_a_node,
+}
+
+
+def broken(folder: Path, times: int, rows: int, kinds: list[str]) -> None:
     """How often the job was whole after each kind of break."""
     source = folder / "reviews.parquet"
     tried.write_reviews(source, rows)
-    for kind in (tried.kill_a_worker, tried.kill_the_driver, tried.lose_a_node):
+    for kind in map(BREAKS.__getitem__, kinds):
         whole = 0
         for n in range(times):
             target = folder / f"{kind.__name__}-{n}"
@@ -103,6 +110,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["speed", "broken"])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--kind", choices=BREAKS, nargs="+", default=list(BREAKS))
     said = parser.parse_args()
     os.environ["PYTHONPATH"] = f"{tried.ROOT}{os.pathsep}{tried.SCRIPT.parent}"  # for the workers
     os.environ["OMP_NUM_THREADS"] = "2"  # Ray gives each of its workers one
@@ -111,4 +119,4 @@ if __name__ == "__main__":
         if said.what == "speed":
             speed(Path(place), said.rows or 10_000)
         else:
-            broken(Path(place), said.times, said.rows or 640)
+            broken(Path(place), said.times, said.rows or 640, said.kind)

@@ -2,6 +2,7 @@
 
     python examples/label_reviews.py INPUT OUTPUT --workers 2
     python examples/label_reviews.py INPUT OUTPUT --workers 40 --address auto
+    python examples/label_reviews.py INPUT OUTPUT --workers 40 --address ray://HOST:10001
 
 INPUT is a Parquet file, or a folder of them, with a column `id` (each one once) and a column
 `text`. OUTPUT is a folder of its own, which every node can reach:
@@ -15,7 +16,8 @@ replaced. A job that was stopped, by Ctrl+C or by a power cut, goes on from what
 same command is run again. OUTPUT is whole when job.json says `"done": true`.
 
 With --address the nodes of the cluster may still be joining: the job waits two minutes for as many
-cores as it needs.
+cores as it needs. `auto` and HOST:6379 are for a machine of the cluster. ray://HOST:10001 is for
+one outside, which sees INPUT and OUTPUT at the same paths as the nodes and stays on to the end.
 
 The model is the course's (COURSE_MODEL). Another model, prompt or set of labels: change `Labeller`,
 nothing else knows of them.
@@ -27,6 +29,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +135,13 @@ def cells(column: pa.ChunkedArray) -> list[Any]:
     return column.to_pylist()
 
 
-def label(source: Path, target: Path, workers: int, rows: int, batch: int = 64) -> None:
+def label(source: Path, target: Path, workers: int, rows: int, model: str, batch: int = 64) -> None:
     """Label what is not labelled yet, with `workers` workers of the Ray that runs."""
     import ray
     from ray.data.checkpoint import CheckpointConfig
 
+    # Ray 2.60 will rename how a worker's restarts are bounded, and has no new name yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -145,11 +150,10 @@ def label(source: Path, target: Path, workers: int, rows: int, batch: int = 64) 
     )
     block = min(FILE_ROWS, max(batch, rows // (8 * workers)))  # small blocks: little is done twice
     try:
-        ray.data.read_parquet(str(source), columns=["id", "text"]).repartition(
-            target_num_rows_per_block=block
-        ).map_batches(
+        texts = ray.data.read_parquet(str(source)).select_columns(["id", "text"])
+        texts.repartition(target_num_rows_per_block=block).map_batches(
             Labeller,
-            fn_constructor_args=(settings.model_name(),),
+            fn_constructor_args=(model,),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
@@ -159,6 +163,29 @@ def label(source: Path, target: Path, workers: int, rows: int, batch: int = 64) 
         ).write_parquet(str(target / "labels"))
     finally:
         context.checkpoint_config = None
+
+
+def label_from_outside(source: Path, target: Path, workers: int, rows: int, model: str) -> None:
+    """`label` as a task of the cluster, watched from here.
+
+    Ray Data has to run where the cluster is: a process that reaches it through ray:// only sends
+    work there. The bar shows the rows that are written for good.
+    """
+    import ray
+    from tqdm.auto import tqdm
+
+    job = ray.remote(num_cpus=0, max_retries=0)(label).remote(source, target, workers, rows, model)
+    with tqdm(total=rows, unit=" rows") as bar:
+        while not ray.wait([job], timeout=2)[0]:
+            bar.update(written(target) - bar.n)
+        ray.get(job)
+        bar.update(written(target) - bar.n)
+
+
+def written(target: Path) -> int:
+    """How many rows are booked in `target`'s progress."""
+    booked = [p for p in target.glob("progress/*.parquet") if ".pending." not in p.name]
+    return sum(pq.read_metadata(path).num_rows for path in booked)
 
 
 # -- before and after ------------------------------------------------------------------------------
@@ -403,7 +430,8 @@ def with_ray(source: Path, target: Path, workers: int, rows: int, address: str |
                 f"Say --workers {max(1, cores - OTHERS)}, or add nodes"
                 + (f"; {JOINING} s were waited for them." if address else "."),
             )
-        label(source, target, workers, rows)
+        do = label_from_outside if (address or "").startswith("ray://") else label
+        do(source, target, workers, rows, settings.model_name())
     except (CourseError, OSError):
         raise
     except Exception as error:

@@ -115,6 +115,9 @@ def open_and_run(page, address: str, path: Path) -> None:
     idle = page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]')
     idle.wait_for(state="attached", timeout=180_000)
     code = sum(cell.cell_type == "code" for cell in notebooks.read(path).cells)
+    # The setup cell is stored folded, and a folded cell has no prompt; answers are stored hidden.
+    menu(page, "View", "Expand All Code")
+    menu(page, "View", "Expand All Outputs")
     wait("all cells shown", lambda: len(prompts(page)) == code, 60)
     menu(page, "Edit", "Clear Outputs of All Cells")
     wait("outputs cleared", lambda: set(prompts(page)) == {"[ ]:"}, 30)

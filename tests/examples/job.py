@@ -204,3 +204,33 @@ def a_node_joins_late(source: Path, target: Path) -> str:
     status, said = Run(source, target, program=program).end()
     assert status == 0, said
     return said
+
+
+OUTSIDE = """
+import subprocess, sys, time
+sys.path.insert(0, {folder!r})
+import label_reviews
+from course_utils import cluster
+
+from ray.cluster_utils import Cluster
+
+cluster.ready()
+door, *rest = cluster.free_ports(1 + len(cluster.PORTS))
+machine = Cluster()
+machine.add_node(
+    num_cpus=6, object_store_memory=cluster.STORE, ray_client_server_port=door,
+    **cluster.LEAN, **dict(zip(cluster.PORTS, rest)),
+)
+said = [*sys.argv[1:], "--workers", "2", "--address", f"ray://127.0.0.1:{{door}}"]
+code = subprocess.call([sys.executable, label_reviews.__file__, *said])
+machine.shutdown()
+sys.exit(code)
+"""
+
+
+def from_outside(source: Path, target: Path) -> str:
+    """The job sent through Ray's client by a process that is on no node; what it printed."""
+    program = ("-c", OUTSIDE.format(folder=str(SCRIPT.parent)))
+    status, said = Run(source, target, program=program).end()
+    assert status == 0, said
+    return said

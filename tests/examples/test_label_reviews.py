@@ -326,6 +326,16 @@ def test_what_breaks_in_the_middle_costs_nothing(tmp_path, broken):
 
 
 @pytest.mark.slow
+def test_a_job_sent_from_outside_the_cluster(tmp_path):
+    """A user whose laptop reaches the cluster by ray:// only: the same labels, and a bar."""
+    pytest.importorskip("grpc", reason='Ray\'s client: pip install "ray[client]"')
+    tried.write_reviews(tmp_path / "reviews.parquet", 256)
+    said = tried.from_outside(tmp_path / "reviews.parquet", tmp_path / "out")
+    assert "256/256" in said and "Warning" not in said
+    assert len(tried.labels(tmp_path / "out")) == 256
+
+
+@pytest.mark.slow
 def test_a_disk_that_runs_full_is_named_and_the_job_goes_on_elsewhere(tmp_path):
     """A user whose output disk is too small: one message, nothing half-written taken for whole."""
     source, small = tmp_path / "reviews.parquet", tmp_path / "small"
