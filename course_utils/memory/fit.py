@@ -272,30 +272,35 @@ def check(
     if limit is not None:
         where, free = "the limit", limit
     # free memory is what is left beside this process's CUDA context: it is counted already
-    context = capability is not None and limit is not None
-    need = predict.inference(config, rung_name, batch, length, gpu=context)
+    on = {"gpu": capability is not None, "started": limit is None}
+    need = predict.inference(config, rung_name, batch, length, **on)
     if need.total > free:
         raise CourseError(
             f"This model does not fit: {rung_name} needs {size(need.total)}, "
             f"{where} has {size(free)}.",
             ", ".join(f"{part} {size(n)}" for part, n in need.parts.items()) + ".",
-            _way_out(config, free, batch, length, capability, context),
+            _way_out(config, free, batch, length, capability, on),
         )
     return need
 
 
 def _way_out(
-    config: Any, free: int, batch: int, length: int, capability: tuple[int, int] | None, gpu: bool
+    config: Any,
+    free: int,
+    batch: int,
+    length: int,
+    capability: tuple[int, int] | None,
+    on: dict[str, bool],
 ) -> str:
     """The most exact rung that fits, or what else to do."""
     for name in LOADABLE:
         if capability and too_old(rung(name), capability):
             continue
-        total = predict.inference(config, name, batch, length, gpu).total
+        total = predict.inference(config, name, batch, length, **on).total
         if total <= free:
             return f"Take the rung {name}: it needs {size(total)}."
     last = LOADABLE[-1]
-    smallest = predict.inference(config, last, 1, 256, gpu).total
+    smallest = predict.inference(config, last, 1, 256, **on).total
     if smallest <= free:
         return f"Take {last} with batch 1 and a shorter context: 256 tokens need {size(smallest)}."
     return "No rung fits: take a smaller model, free memory, or use a larger card."

@@ -237,21 +237,49 @@ def _on_paper(config: Any, r: Rung, batch: int, tokens: int) -> int:
 
 
 def inference(
-    config: Any, rung_name: str, batch: int = 1, length: int = 2048, gpu: bool = True
+    config: Any,
+    rung_name: str,
+    batch: int = 1,
+    length: int = 2048,
+    gpu: bool = True,
+    started: bool = False,
 ) -> Inference:
     """Peak bytes of loading a model on a rung and filling a context of `length` tokens.
 
-    The worst case: a prompt as long as the context, read in one go. On a GPU the framework's
-    overhead is added.
+    The worst case: a prompt as long as the context, read in one go.
+
+    Args:
+        config: of the model, as `config` gives it.
+        rung_name: one of the ladder.
+        batch: how many sequences at once.
+        length: tokens of each.
+        gpu: on a CUDA card, where the framework's overhead is added; else on a CPU, where the
+            copies of `gptq_copies` are.
+        started: CUDA runs in this process already, so its overhead is in no free memory any more.
     """
     parts = {
         "weights": weights(config, rung_name).total,
         "kv cache": kv_cache(config, rung_name, batch, length),
         "activations": activations(config, rung_name, batch, length),
     }
-    if gpu:
-        parts["overhead"] = CUDA_OVERHEAD
+    if overhead := (0 if started else CUDA_OVERHEAD) if gpu else gptq_copies(config, rung_name):
+        parts["overhead"] = overhead
     return Inference(parts, rung_name, batch, length)
+
+
+def gptq_copies(config: Any, rung_name: str) -> int:
+    """Bytes that the CPU's kernel for 4-bit GPTQ adds to the checkpoint's own at its first use.
+
+    For each group and output the packed zero becomes one of 16 bits, and scale and zero are held
+    once more side by side; each layer gets an int64 order of its inputs (GPTQModel 7.6,
+    `TorchFusedLinear.transform_cpu`). 0 on other rungs.
+    """
+    r = rung(rung_name)
+    if r.kind != "gptq" or r.bits != 4:
+        return 0
+    linear = [t.shape for t in shapes(config) if t.kind == "linear"]
+    groups = sum(rows * columns // r.group_size for rows, columns in linear)
+    return groups * 11 // 2 + sum(8 * columns for _, columns in linear)
 
 
 def decode_limit(config: Any, rung_name: str, bandwidth_gb_s: float) -> float:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from course_utils import data, machine
 from course_utils.errors import CourseError
-from course_utils.memory import fit, predict, shapes
+from course_utils.memory import fit, ladders, predict, shapes
 from course_utils.memory import measured as memory
 from course_utils.memory.rungs import LADDER, rung
 from course_utils.units import GIB, size
@@ -81,6 +81,36 @@ def test_the_predicted_peak_is_the_real_one(name, batch, tokens):
     logits = batch * config.vocab_size * (2 + 4)  # of the last position, with their fp32 copy
     assert used.kept == pytest.approx(cache + logits, rel=0.02)
     del model, output, scores
+
+
+SMOLLM2 = dict(
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    vocab_size=49152,
+    tie_word_embeddings=True,
+)
+
+
+def recorded_peaks():
+    """(rung, setting, bytes) of SmolLM2's reference run on a CPU."""
+    path = next(ladders.FOLDER.glob("smollm2--*.json"))
+    run = json.loads(path.read_text(encoding="utf-8"))
+    measured = [r for r in run["rungs"] if "peak_bytes" in r["measured"]]
+    return [(r["rung"], run["setting"], r["measured"]["peak_bytes"]) for r in measured]
+
+
+@pytest.mark.parametrize(("name", "setting", "peak"), recorded_peaks())
+def test_a_real_models_recorded_peak_is_predicted(name, setting, peak):
+    """A learner who asks whether a model fits in RAM: every rung within 5 %, GPTQ's copies too."""
+    config, batch, length = LlamaConfig(**SMOLLM2), setting["batch"], setting["length"]
+    parts = dict(
+        predict.inference(config, name, batch, length + setting["new_tokens"], gpu=False).parts
+    )
+    parts["activations"] = predict.activations(config, name, batch, length)  # of the prefill
+    assert sum(parts.values()) == pytest.approx(peak, rel=0.05)
 
 
 def test_shapes_need_no_memory():
