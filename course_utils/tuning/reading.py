@@ -147,19 +147,24 @@ def _text_of(path: Path) -> str:
             "western encoding. Spreadsheets often save in the encoding of their country.",
             "Save it again as 'CSV UTF-8'.",
         ) from None
+    _check_json(text, path.name, ending)
+    return text
+
+
+def _check_json(text: str, name: str, ending: str) -> None:
+    """Raise `CourseError` where JSON is a list, or called a table."""
     if ending == ".jsonl" and text.lstrip().startswith("["):
         raise CourseError(
-            f"{path.name} is one JSON list, not JSONL.",
+            f"{name} is one JSON list, not JSONL.",
             "JSONL has an object on every line and nothing around them.",
             "In Python: write json.dumps(row) for each row of the list, one a line.",
         )
     if ending != ".jsonl" and re.match(r"\s*(\[\s*)?\{", text):
         raise CourseError(
-            f"{path.name} is no table, whatever its name says.",
+            f"{name} is no table, whatever its name says.",
             "It holds JSON.",
             "Write one object a line, and let the file's name end in .jsonl.",
         )
-    return text
 
 
 def _table_rows(lines: list[str], name: str) -> Iterator[Row]:
