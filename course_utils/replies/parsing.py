@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-from course_utils.reply_words import (
+from course_utils.replies.words import (
     ASKED,
     CROSSED,
     DOUBT,

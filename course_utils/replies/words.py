@@ -1,6 +1,6 @@
 """The words around an answer: what takes it back, what leaves it open, what lets it stand.
 
-In sentences a label is a mark, as `replies` sets them. This module knows no labels.
+In sentences a label is a mark, as `parsing` sets them. This module knows no labels.
 """
 
 import re
