@@ -8,7 +8,11 @@ knows no model and no notebook.
 import html
 import importlib
 import re
-from collections.abc import Callable
+import signal
+import threading
+from _thread import interrupt_main
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +33,15 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: `test(answer)` returns a remark on success and raises `Wrong` otherwise."""
+    """One exercise: `test(answer)` returns a remark on success and raises `Wrong` otherwise.
+
+    `patience` is how many seconds one call of the answer may take.
+    """
 
     name: str
     test: Callable[[Any], str | None]
     hints: tuple[str, ...]
+    patience: float = 10
 
 
 @dataclass(frozen=True)
@@ -96,17 +104,97 @@ def untouched(answer: Any) -> bool:
     )
 
 
-def judged(key: str, answer: Any) -> tuple[bool | None, str]:
-    """(whether `answer` solves exercise `key`, None where it is untouched; what to say of it)."""
+class TooLong(BaseException):
+    """Stops an answer that does not come to an end; its own `except Exception` cannot hold it."""
+
+
+@contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Raise `TooLong` in here after so many seconds (0: never); only in a main thread."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    done, late = threading.Event(), threading.Event()
+
+    def remind() -> None:
+        while not done.wait(0.5 if late.is_set() else seconds):
+            late.set()
+            interrupt_main()
+
+    def stop(number: int, frame: Any) -> None:
+        if late.is_set():
+            raise TooLong
+        if callable(before):  # somebody pressed Stop
+            before(number, frame)
+
+    before = signal.signal(signal.SIGINT, stop)
+    threading.Thread(target=remind, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+class Watched:
+    """A learner's function that remembers what it was called with, and whether it changed that."""
+
+    def __init__(self, answer: Callable[..., Any], patience: float) -> None:
+        self.answer, self.patience = answer, patience
+        self.asked = self.changed = ""
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it, for no longer than its patience."""
+        before = [*map(repr, args)]
+        self.asked = ", ".join(map(_short, args))
+        with _limit(self.patience):
+            got = self.answer(*args)
+        for was, arg in zip(before, args, strict=True):
+            if repr(arg) != was and not self.changed:
+                self.changed = f"Called with {self.asked}, it makes {_short(arg)} of what it got"
+        return got
+
+
+def _short(arg: Any) -> str:
+    """An argument as a message shows it."""
+    text = getattr(arg, "__name__", None) or repr(arg)
+    if len(text) <= 80:
+        return text
+    plain = isinstance(arg, str | bytes | list | tuple | dict | int)
+    return f"{text[:77]}..." if plain else f"a {type(arg).__name__}"
+
+
+def judged(key: str, answer: Any, patience: float | None = None) -> tuple[bool | None, str]:
+    """(whether `answer` solves exercise `key`, None where it is untouched; what to say of it).
+
+    `patience` replaces the exercise's own: so many seconds for each call, 0 for no limit.
+    """
     task = exercise(key)
     if untouched(answer):
         return None, f"{NOT_ANSWERED}."
+    given = answer[0] if isinstance(answer, tuple) and answer else answer
+    watched = Watched(given, task.patience if patience is None else patience)
+    if callable(given):
+        answer = (watched, *answer[1:]) if isinstance(answer, tuple) else watched
     try:
-        return True, f"correct. {task.test(answer) or ''}".rstrip()
+        remark = task.test(answer)
+        if watched.changed:
+            raise Wrong(f"{watched.changed}. Work on a copy.")
+        return True, f"correct. {remark or ''}".rstrip()
     except Wrong as wrong:
         return False, f"not yet. {wrong}"
-    except Exception as error:
-        return False, f"your answer stopped with {type(error).__name__}: {error}"
+    except TooLong:
+        seconds = f"stopped after {watched.patience:g} s"
+        return (
+            False,
+            f"not yet. Called with {watched.asked}, it does not come to an end ({seconds}).",
+        )
+    except (Exception, SystemExit) as error:
+        if not callable(given) and "not callable" in str(error):
+            told = f"It should be a function, passed by its name alone; it is {_short(given)}"
+            return False, f"not yet. {told}."
+        called = f" (called with {watched.asked})" if watched.asked else ""
+        return False, f"your answer stopped with {type(error).__name__}: {error}{called}"
 
 
 def check(key: str, answer: Any) -> None:

@@ -8,7 +8,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 from course_utils.endpoint.refusals import Json, Refusal, as_object
-from course_utils.endpoint.upstream import BACK, Upstream
+from course_utils.endpoint.upstream import BACK, Upstream, whole
 
 
 class Account(Upstream):
@@ -21,7 +21,7 @@ class Account(Upstream):
 
     async def described(self) -> Json | None:
         """The chosen model as the API lists it; None where it does not."""
-        told = as_object(await (await self.send("GET", "models")).aread()) or {}
+        told = as_object(await whole(await self.send("GET", "models"))) or {}
         listed = told.get("data")
         listed = listed if isinstance(listed, list) else []
         return next((m for m in listed if isinstance(m, dict) and m.get("id") == self.model), None)
@@ -40,7 +40,7 @@ class Account(Upstream):
 
 async def translated(answer: Any) -> Refusal:
     """An error of the API as a refusal, without what is the account's own business."""
-    status, content = answer.status_code, await answer.aread()
+    status, content = answer.status_code, await whole(answer)
     if status < 400:
         message = "The model server answers with a redirect. Its address must be the final one."
         return Refusal(502, "bad_gateway", message)

@@ -20,6 +20,7 @@ llama.cpp was not tried: it needs a compiler, and a second copy of each model in
 """
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any
@@ -44,6 +45,10 @@ FREE: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
+    # of routers and of vLLM: other models, searches, replies that nobody sees
+    "models": (),
+    "plugins": (),
+    "best_of": (1,),
 }
 Count = Annotated[int, Field(ge=1)] | None
 
@@ -88,8 +93,11 @@ class ClassGateway(gateway.Gateway):
 
     async def complete(self, body: Json, request: Any) -> Any:
         """The response to a chat request; the learner's share is looked at before and after."""
+        from starlette.requests import ClientDisconnect
+
         learner = request.state.learner
-        most = len(json.dumps(body)) // 4 + self.bounded(body)
+        prompt = len(json.dumps(body)) // 4  # about so many tokens, where no answer says it
+        most = prompt + self.bounded(body)
         learner.hold(most)
         used, whole = 0, True
         try:
@@ -99,8 +107,11 @@ class ClassGateway(gateway.Gateway):
                 used = counted_tokens(response.body) or len(response.body) // 4
             else:
                 spent = partial(learner.settle, most)
-                response.body_iterator = counted(response.body_iterator, spent)
+                response.body_iterator = counted(response.body_iterator, spent, prompt)
             return response
+        except ClientDisconnect:  # the account pays nevertheless
+            used = prompt
+            raise
         finally:
             if whole:
                 learner.settle(most, used)
@@ -123,7 +134,8 @@ class ClassGateway(gateway.Gateway):
         names = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name)]
         choices, each = size.n or 1, max((body[name] for name in names), default=0)
         if not self.most:
-            return choices * (each or USUAL_MOST)
+            here = getattr(self.back, "prompts", None)  # a model on this machine, once loaded
+            return choices * int(min(each or USUAL_MOST, here.context if here else math.inf))
         allowed = self.most // choices
         if not each:
             # OpenAI's reasoning models know only the newer name, many other servers the older
@@ -139,17 +151,19 @@ class ClassGateway(gateway.Gateway):
         print(USAGE + json.dumps(self.lending.usage()), flush=True)
 
 
-async def counted(pieces: AsyncIterator[Any], spent: Callable[[int], None]) -> AsyncIterator[Any]:
-    """A stream as it is; at its end `spent` is told the tokens, or how many events there were."""
-    used, rest = 0, b""
+async def counted(
+    pieces: AsyncIterator[Any], spent: Callable[[int], None], prompt: int
+) -> AsyncIterator[Any]:
+    """A stream as it is; at its end `spent` is told its tokens, or the prompt's and its events."""
+    used, rest = prompt, b""
     try:
         async for piece in pieces:
             yield piece
             rest += piece.encode() if isinstance(piece, str) else piece
             *lines, rest = rest.split(b"\n")
             for line in lines:
-                if line.startswith(b"data: {"):
-                    used = counted_tokens(line[6:]) or used + 1
+                if (event := line.removeprefix(b"data:").lstrip()).startswith(b"{"):
+                    used = counted_tokens(event) or used + 1
     finally:
         spent(used)
         await pieces.aclose()  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ At each step the library reads the schema as a grammar and names the tokens that
 a whole reply; all others are left out before one is chosen. It knows neither HTTP nor the model.
 """
 
+import json
 from typing import Any
 
 from course_utils.endpoint.refusals import Json, wrong
@@ -40,7 +41,8 @@ class Bounds:
             if self.made is None:
                 self.made = from_tokenizer(self.tokenizer, self.size)
             strictly: Any = STRICTLY
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=strictly)
+            text = json.dumps(schema, allow_nan=False)
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=strictly)
         except (ValueError, TypeError, RecursionError) as error:
             raise refused(error) from None
         matcher = LLMatcher(self.made, grammar, log_level=0)
@@ -57,11 +59,17 @@ def allowed(matcher: Any, size: int) -> Any:
     import numpy as np
     import torch
 
-    bits = matcher.compute_bitmask() if not matcher.is_error() else b""
-    if matcher.is_error():
-        raise refused(matcher.get_error())
+    check(matcher)
+    bits = matcher.compute_bitmask()
+    check(matcher)
     mask = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[:size]
     return torch.from_numpy(mask.astype(bool))
+
+
+def check(matcher: Any) -> None:
+    """Raise `Refusal` where a schema can be followed no further."""
+    if matcher.is_error():
+        raise refused(matcher.get_error())
 
 
 def refused(why: object) -> Any:

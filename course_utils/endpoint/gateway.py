@@ -27,11 +27,12 @@ from typing import Any
 from course_utils.endpoint.bucket import Bucket
 from course_utils.endpoint.handle import LISTENING, PORT_TAKEN, READY, SAYS
 from course_utils.endpoint.local import Local
-from course_utils.endpoint.refusals import Json, Refusal, as_object, as_response
+from course_utils.endpoint.refusals import Json, Refusal, as_response, requested
 from course_utils.endpoint.upstream import Upstream
 
 MOST_BYTES = 1_000_000
 BODY_SECONDS = 30
+REST_SECONDS = 2  # for the rest of a body that is too large anyway
 METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
 CHAT_ONLY = "This server speaks Chat Completions: client.chat.completions.create(...)."
 
@@ -88,13 +89,9 @@ class Gateway:
         if allowed == "GET":
             model = await self.described()
             return as_response(model if one_model else {"object": "list", "data": [model]})
-        body = as_object(await read_body(request))
-        if body is None:
-            raise Refusal(400, "invalid_json", "The body of the request is not a JSON object.")
+        body = requested(await read_body(request))
         if body.get("model", self.back.model) != self.back.model:
-            shown = f"{body['model']!a:.100}"
-            message = f"The model {shown} does not exist or you have no access to it."
-            raise Refusal(404, "model_not_found", message, "model")
+            raise no_model(body["model"])
         return await self.complete(body, request)
 
     async def described(self) -> Json:
@@ -148,8 +145,17 @@ def unforeseen(error: Exception) -> Refusal:
     return Refusal(500, "server_error", f"This server has a fault: {type(error).__name__}.")
 
 
+def no_model(name: object) -> Refusal:
+    """The refusal of a model that does not stand behind this server."""
+    message = f"The model {name!a:.100} does not exist or you have no access to it."
+    return Refusal(404, "model_not_found", message, "model")
+
+
 def unknown(method: str, path: str) -> Refusal:
     """The refusal of a path that this server does not have."""
+    before, _, name = path.partition("/v1/models/")
+    if name and not before:
+        return no_model(name)
     if path == "/v1/responses":
         return Refusal(400, "unsupported_endpoint", f"There is no Responses API here. {CHAT_ONLY}")
     shown = path.encode("ascii", "backslashreplace").decode()[:100]
@@ -157,7 +163,11 @@ def unknown(method: str, path: str) -> Refusal:
 
 
 async def read_body(request: Any) -> bytes:
-    """A request's body, up to `MOST_BYTES`."""
+    """A request's body, up to `MOST_BYTES`.
+
+    Raises:
+        Refusal: it is larger, of another kind, or does not come to an end.
+    """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         message = "The request's Content-Type must be application/json "
@@ -165,19 +175,20 @@ async def read_body(request: Any) -> bytes:
         raise Refusal(415, "unsupported_media_type", message)
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "unsupported_media_type", "Send the body without Content-Encoding.")
-    length, content = request.headers.get("content-length", ""), b""
-    too_large = length.isdigit() and int(length) > MOST_BYTES
+    length, content, read = request.headers.get("content-length", ""), b"", 0
+    size = int(length) if length.isdigit() else 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while not too_large:
-                async for piece in request.stream():
-                    content += piece
-                    if too_large := len(content) > MOST_BYTES:
-                        break
-                else:
-                    return content
+        async with asyncio.timeout(REST_SECONDS if size > MOST_BYTES else BODY_SECONDS):
+            # to its end: most clients that are still sending see a broken pipe, and no answer
+            async for piece in request.stream():
+                read += len(piece)
+                content += piece if read <= MOST_BYTES else b""
     except TimeoutError:
-        raise Refusal(408, "timeout", f"No whole request came in {BODY_SECONDS} s.") from None
+        if max(size, read) <= MOST_BYTES:
+            message = f"No whole request came in {BODY_SECONDS} s."
+            raise Refusal(408, "timeout", message) from None
+    if max(size, read) <= MOST_BYTES:
+        return content
     message = f"The request is larger than {MOST_BYTES:,} bytes. Send less text at once."
     raise Refusal(413, "request_too_large", message)
 

@@ -113,7 +113,7 @@ class Job:
     def tell(self, reply: Reply, error: Exception | None) -> None:
         """Hand an event over to the event loop. Called in the engine's thread."""
         piece = reply.new_text() if self.wish.stream else ""
-        event = reply.index, piece, len(reply.logprobs), reply.finish, error
+        event = reply.index, piece, reply.measured_so_far(), reply.finish, error
         self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
     async def news(self) -> AsyncIterator[tuple[int, str, int, str | None]]:

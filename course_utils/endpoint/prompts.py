@@ -99,6 +99,10 @@ def text_of_part(part: Any, where: str) -> str:
     """One part of a content, where it is text."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
+        for name, value in part.items():
+            if name not in ("type", "text") and value is not None:
+                shown = f"{name!a:.40}"
+                raise refused(f"`{where}` has {shown}, which this server cannot use.", where)
         return text_of(part["text"], f"{where}.text")
     if isinstance(kind, str) and kind != "text":
         raise refused(f"`{where}` is of type {kind!a:.40}; this model reads text only.", where)

@@ -53,6 +53,33 @@ def as_object(content: bytes) -> Json | None:
     return found if isinstance(found, dict) else None
 
 
+def requested(content: bytes) -> Json:
+    """A request's body as a JSON object.
+
+    Raises:
+        Refusal: it is none, or says one thing twice.
+    """
+    try:
+        found = json.loads(content, object_pairs_hook=once)
+        reason = "" if isinstance(found, dict) else f"it is of type {type(found).__name__}"
+    except (ValueError, RecursionError) as error:
+        found, reason = {}, str(error)[:200]
+    if reason:
+        message = f"The body of the request is not a JSON object: {reason}."
+        raise Refusal(400, "invalid_json", message)
+    return found
+
+
+def once(pairs: list[tuple[str, Any]]) -> Json:
+    """An object of JSON, in which no name stands twice: one of the values would be ignored."""
+    found: Json = {}
+    for name, value in pairs:
+        if name in found:
+            raise wrong(name, f"`{name}` is given twice in one object.")
+        found[name] = value
+    return found
+
+
 def as_response(body: Json, status: int = 200) -> Any:
     """An HTTP response with a JSON body."""
     from starlette.responses import Response

@@ -6,10 +6,9 @@ of the others, so that a reply cannot depend on them.
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any
 
-from course_utils.endpoint.bounds import allowed
+from course_utils.endpoint.bounds import allowed, check
 from course_utils.endpoint.refusals import Json
 from course_utils.endpoint.wishes import Wish
 
@@ -46,6 +45,7 @@ class Reply:
         tell: called for each event, in the engine's thread: the reply, and an error or None.
         matcher: what it must fit; None for any text.
         tokens: the reply's token ids, without the one that ends it.
+        lengths: where the text is read at each step: how long it was after each token.
         made: how many tokens were made, with that one.
         finish: None while it grows; then `stop` or `length`.
         cancelled: set where nobody waits for it any more.
@@ -67,6 +67,7 @@ class Reply:
         self.tokens: list[int] = []
         self.made, self.shown, self.text = 0, 0, ""
         self.logprobs: list[Json] = []
+        self.lengths: list[int] = []
         self.finish: str | None = None
         self.cancelled, self.matcher = False, matcher
         self.chance = torch.Generator()
@@ -103,6 +104,7 @@ class Reply:
         token = self.draw(logits)
         if self.matcher:
             self.matcher.consume_token(token)
+            check(self.matcher)  # or what broke off would count as ended
         return token
 
     def draw(self, logits: Any) -> int:
@@ -135,6 +137,7 @@ class Reply:
                 self.finish = "length"
         if self.reads or self.finish:
             self.text = self.words.text(self.tokens)
+            self.lengths += [len(self.text)] * (len(self.tokens) - len(self.lengths))
             self.cut()
 
     def cut(self) -> None:
@@ -142,19 +145,26 @@ class Reply:
         found = [at for stop in self.wish.stop if (at := self.text.find(stop)) >= 0]
         if found:
             self.text, self.finish = self.text[: min(found)], "stop"
-            ends = accumulate(len(one["token"]) for one in self.logprobs)
-            whole = sum(end < len(self.text) for end in ends)
-            del self.logprobs[whole + 1 if self.text else 0 :]
+            del self.logprobs[self.tokens_in(len(self.text)) :]
+
+    def tokens_in(self, length: int) -> int:
+        """How many tokens the first `length` characters of the text are made of."""
+        return 1 + sum(end < length for end in self.lengths) if length else 0
+
+    def measured_so_far(self) -> int:
+        """How many log probabilities are certain: those of the text that `new_text` told."""
+        certain = self.finish or not self.wish.stop
+        return len(self.logprobs) if certain else self.tokens_in(self.shown)
 
     def new_text(self) -> str:
         """What became certain since the last call: no half character, no stop text's beginning."""
-        end = len(self.text)
+        text = self.text if self.finish else self.text.rstrip(BROKEN)
+        end = len(text)
         if not self.finish:
-            end = len(self.text.rstrip(BROKEN))
             for stop in self.wish.stop:
                 for n in range(1, len(stop)):
-                    if self.text.endswith(stop[:n]):
-                        end = min(end, len(self.text) - n)
+                    if text.endswith(stop[:n]):
+                        end = min(end, len(text) - n)
         piece = self.text[self.shown : end]
         self.shown = max(self.shown, end)
         return piece

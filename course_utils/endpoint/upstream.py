@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from course_utils.endpoint.refusals import Json, Refusal
+from course_utils.endpoint.refusals import Json, Refusal, wrong
 
 # of an answer's headers; none else passes
 BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
@@ -52,19 +52,48 @@ class Upstream:
         back = {name: answer.headers[name] for name in BACK if name in answer.headers}
         if body.get("stream"):
             return StreamingResponse(passed_on(answer), answer.status_code, back)
-        return Response(await answer.aread(), answer.status_code, back)
+        return Response(await whole(answer), answer.status_code, back)
 
     async def send(self, method: str, path: str, body: Json | None = None) -> Any:
         """Ask the API; its answer, whose body is still to be read.
 
         Raises:
-            Refusal: it does not answer.
+            Refusal: it does not answer, or the body cannot be sent.
         """
-        sent = self.client.build_request(method, f"{self.address}/{path}", json=body)
+        content = None if body is None else as_json(body)
+        kind = {"content-type": "application/json"} if body is not None else {}
+        url = f"{self.address}/{path}"
+        sent = self.client.build_request(method, url, content=content, headers=kind)
         try:
             return await self.client.send(sent, stream=True)
         except http_library().HTTPError as error:
             raise broken(error) from None
+
+
+def as_json(body: Json) -> str:
+    """A request's body to send: escaped, so that half a character is the API's to refuse.
+
+    Raises:
+        Refusal: it holds a number that JSON does not know.
+    """
+    for name, value in body.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise wrong(name, f"`{name}` holds NaN or infinity, no number of JSON.") from None
+    return json.dumps(body)
+
+
+async def whole(answer: Any) -> bytes:
+    """The body of an answer.
+
+    Raises:
+        Refusal: it breaks off.
+    """
+    try:
+        return await answer.aread()
+    except http_library().HTTPError as error:
+        raise broken(error) from None
 
 
 async def passed_on(answer: Any) -> AsyncIterator[bytes]:

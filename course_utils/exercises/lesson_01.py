@@ -7,7 +7,7 @@ from typing import Any
 
 from course_utils import models
 from course_utils.checks import Exercise, Question, Wrong
-from course_utils.exercises import sending
+from course_utils.exercises import returned, sending
 from course_utils.sentiment import UNPARSED, label_probabilities, messages, parse_label
 
 SURE = 0.95  # above it Pocket Llama errs in 6 of the course's 400 reviews (measured)
@@ -144,13 +144,13 @@ def _affordable(answer: Callable[[float, float, float, dict[str, float]], Any]) 
     for budget, inside, outside, price in cases:
         got: Any = answer(budget, inside, outside, price)
         told = f"For ${budget:g}, {inside} tokens in and {outside} out at {price} it returned {got}"
-        real = isinstance(got, numbers.Real) and not isinstance(got, bool)
-        if not real:
-            raise Wrong(f"{told}. It should return a number, not {type(got).__name__}.")
+        found = returned.number(
+            got, f"{told}. It should return a number, not {type(got).__name__}."
+        )
         millions = budget * 1e6
         cost = inside * price["input"] + outside * price["output"]
         right = millions / cost // 1
-        if got != right:
+        if found != right:
             faults = {
                 "prices are for a million tokens": budget / cost,
                 "half a review cannot be bought, so round down": right + 1,
@@ -160,9 +160,9 @@ def _affordable(answer: Callable[[float, float, float, dict[str, float]], Any]) 
                 "the two prices have changed places": millions
                 / (inside * price["output"] + outside * price["input"]),
             }
-            near = (got // 1, -(-got // 1))  # rounded down and up
-            found = [f for f, n in faults.items() if budget and n // 1 != right and n // 1 in near]
-            raise Wrong(": ".join([told, *found[:1]]) + ".")
+            near = (found // 1, -(-found // 1))  # rounded down and up
+            why = [f for f, n in faults.items() if budget and n // 1 != right and n // 1 in near]
+            raise Wrong(": ".join([told, *why[:1]]) + ".")
         if not isinstance(got, numbers.Integral):
             remark = f"A whole number, as {type(got).__name__}; int(...) would make it an int."
     return remark
@@ -206,6 +206,7 @@ EXERCISES = {
             'error.response.headers.get("retry-after") is the text of the header, or None.',
             "sleep(float(wait or 5)) between two tries; after the last one, raise.",
         ),
+        patience=60,  # who sleeps in earnest is told so
     ),
     "01.5": Exercise(
         "many at once, in order",

@@ -4,23 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
-
-
-def _number(got: Any, told: str) -> float:
-    """`got` as a number, from wherever it comes (torch, numpy, fractions)."""
-    try:
-        if isinstance(got, str | bool | bytes):
-            raise TypeError
-        return float(got)
-    except (TypeError, ValueError, OverflowError):
-        raise Wrong(f"{told} {got!r}, a {type(got).__name__}: it should return a number.") from None
-
-
-def _lists(got: Any) -> Any:
-    """`got` with every tensor, array and tuple in it turned into lists."""
-    if hasattr(got, "tolist"):
-        return got.tolist()
-    return [_lists(one) for one in got] if isinstance(got, list | tuple) else got
+from course_utils.exercises import returned
 
 
 def _tokens_per_word(answer: Callable[[Any, str], float]) -> str:
@@ -47,7 +31,9 @@ def _tokens_per_word(answer: Callable[[Any, str], float]) -> str:
         n = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         words = len(text.split())
         told = f"For {text!r} it returned"
-        got = _number(answer(tokenizer, text), told)
+        said = answer(tokenizer, text)
+        kind = f"{said!r}, a {type(said).__name__}"
+        got = returned.number(said, f"{told} {kind}: it should return a number.")
         tried.append((abs(got - n / words) < 1e-6, f"{told} {got:.3f}"))
         made = {m for m in made if abs(mistakes[m](n, words, len(text)) - got) < 1e-6}
     wrong = [told for right, told in tried if not right]
@@ -69,11 +55,12 @@ def _with_temperature(answer: Callable[[Any, float], Any]) -> str:
         got = answer(given, temperature)
         told = f"For the logits {values} and temperature {temperature:g} it returned"
         try:
-            got = torch.as_tensor(got, dtype=torch.float32)
+            found = torch.tensor(returned.lists(got), dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError):
-            got = None
-        if got is None or got.shape != logits.shape:
-            raise Wrong(f"{told} no tensor as long as the logits.")
+            found = None
+        if found is None or found.shape != logits.shape:
+            raise Wrong(f"{told} {got!r}: no tensor as long as the logits.")
+        got = found
         if not torch.equal(logits, given):
             raise Wrong(f"It changes the logits it was given, {values}: make a new tensor.")
         told += f" {[round(p, 3) for p in got.tolist()]}"
@@ -103,16 +90,18 @@ def _nucleus(answer: Callable[[Any, float], Any]) -> str:
         ([0.0625, 0.25, 0.125, 0.5, 0.0625], 0.75, [3, 1]),  # reached exactly
     ):
         got = answer(torch.tensor(values), top_p)
-        got = got if isinstance(got, str | dict) else _lists(got)
+        got = returned.lists(got)
         told = f"For probabilities {values} and top_p {top_p:g} it returned"
         try:
+            if isinstance(got, str | dict) or any(isinstance(i, str) for i in got):
+                raise TypeError
             numbers = [float(i) for i in got]
         except (TypeError, ValueError):
             raise Wrong(f"{told} {got!r}: that is no list of ids.") from None
         told += f" {got}"
-        ids = [int(i) for i in numbers]
-        if any(isinstance(i, bool) for i in got) or ids != numbers:
+        if any(isinstance(i, bool) for i in got) or any(i % 1 for i in numbers):
             raise Wrong(f"{told}: these are no ids, which say at which places the kept ones stand.")
+        ids = [int(i) for i in numbers]
         if ids == right:
             continue
         if not ids:
@@ -141,13 +130,13 @@ def _pad_left(answer: Callable[[list[list[int]], int], Any]) -> str:
         ids = [[pad_id] * n + row for n, row in zip(short, rows, strict=True)]
         mask = [[0] * n + [1] * len(row) for n, row in zip(short, rows, strict=True)]
         given = [list(row) for row in rows]
-        got = answer(given, pad_id)
+        got = returned.lists(answer(given, pad_id))
         if given != rows:
             raise Wrong(f"It changes the rows it was given, {rows}: make new lists.")
-        if not isinstance(got, tuple | list) or len(got) != 2:
-            raise Wrong("It should return two things: the ids and the mask.")
-        got_ids, got_mask = _lists(got[0]), _lists(got[1])
         told = f"For the rows {rows} and pad_id {pad_id}"
+        if not isinstance(got, list) or len(got) != 2:
+            raise Wrong(f"{told} it should return two things, the ids and the mask, not {got!r}.")
+        got_ids, got_mask = got
         if got_ids == mask and got_mask == ids and ids != mask:
             raise Wrong(f"{told} the mask comes first: return the ids, then the mask.")
         if got_ids == [row + [pad_id] * n for n, row in zip(short, rows, strict=True)] != ids:
@@ -167,9 +156,15 @@ def _pad_left(answer: Callable[[list[list[int]], int], Any]) -> str:
 
 
 def _made_up(text: str) -> float:
-    """A stand-in for a model: how sure it is of Negative. Words count, and so does company."""
+    """A stand-in for a model: how sure it is of Negative. Words count, company and length."""
     words = text.split()
-    sure = 0.3 + 0.3 * ("slow" in words) + 0.1 * ("lukewarm" in words) + 0.2 * ("this" in words)
+    sure = (
+        0.4
+        - 0.02 * len(words)
+        + 0.3 * ("slow" in words)
+        + 0.1 * ("lukewarm" in words)
+        + 0.2 * ("this" in words)
+    )
     if "good" in words:
         sure += 0.3 if "not" in words else -0.2
     return sure - 0.05 * ("staff" in words)
@@ -181,6 +176,7 @@ def _deciding_word(answer: Callable[[str, Callable[[str], float]], str]) -> str:
         "lukewarm soup but slow staff",
         "lukewarm and not good at all",  # "lukewarm" alone is the surest word, "not" decides
         "is this a lukewarm place",  # with "is" cut out of "this", nothing is left of it
+        "this is a lukewarm place",  # the first word decides; it holds the second
         "good staff",  # surer without either word
     ):
         words = review.split()

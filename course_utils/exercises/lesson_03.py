@@ -97,7 +97,7 @@ def _double_bos(answer: Callable[[list[int], int], bool]) -> str:
         ("a BOS id of 0", [0, 0, 5], 0, True),
     ):
         found = answer(list(ids), bos)
-        if bool(found) != wanted:
+        if isinstance(found, str) or bool(found) != wanted:
             raise Wrong(f"It errs on this case: {name}, {ids} with BOS {bos} gave {found!r}.")
     return "Put it into a test of your own tool: this fault never announces itself."
 
@@ -129,7 +129,7 @@ def _strip(answer: Callable[[str], str]) -> str:
             raise Wrong(f"In {text[:60]!r} it leaves, or builds, the mark {left[0]!r}.")
         return found
 
-    for text in ("Nice staff.", "5 < 6 > 3 [sic] <3 <b>x</b> (INST) s", "Two  spaces", ""):
+    for text in ("Nice staff.", "5 < 6 > 3 [sic] <3 <b>x</b> (INST) s", " Two  spaces\t\n\n", ""):
         if (found := said(text)) != text:
             raise Wrong(f"A text without marks should stay as it is; {text!r} became {found!r}.")
     for parts in (

@@ -5,17 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
+from course_utils.exercises import returned
 from course_utils.memory import fit, predict, shapes
 
 
 def _number(answer: Any, what: str = "It") -> float:
     """The answer as a float, whatever kind of number it is; a text or True is none."""
-    try:
-        if isinstance(answer, str | bytes | bool):
-            raise TypeError
-        return float(answer)
-    except (TypeError, ValueError):
-        raise Wrong(f"{what} should be a number; it is {_short(answer)}.") from None
+    return returned.number(answer, f"{what} should be a number; it is {_short(answer)}.")
 
 
 def _short(answer: Any) -> str:
@@ -96,7 +92,7 @@ def _check_rounded(asked: str, weights: Any, top: int, whole: Any, scale: Any) -
 def _which_fit(answer: Any) -> str:
     """What fits on the card, worked out here too."""
     names = ("fp16", "int8", "nf4")
-    if isinstance(answer, str) or not isinstance(answer, Iterable):
+    if isinstance(answer, str | dict) or not isinstance(answer, Iterable):
         raise Wrong(f'It should be a list of names, like ["fp16"]; it is {_short(answer)}.')
     given = list(answer)
     if odd := [one for one in given if one not in names]:

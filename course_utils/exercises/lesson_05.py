@@ -4,14 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
+from course_utils.exercises import returned
 
 
 def _number(found: Any, asked: str) -> float:
     """An answer as a number, whatever type of number it is."""
-    try:
-        return float(found)
-    except (TypeError, ValueError, OverflowError):
-        raise Wrong(f"{asked} it gives {found!r}, which is no number.") from None
+    return returned.number(found, f"{asked} it gives {found!r}, which is no number.")
 
 
 def _parameters(answer: Callable[[int, int, int], int]) -> str:
@@ -34,10 +32,7 @@ def _mask(answer: Callable[[list[int], list[int]], list[int]]) -> str:
         asked = f"For the prompt {prompt} in {whole}"
         given = list(whole)
         said = answer(list(prompt), given)
-        try:
-            found = [int(label) for label in said]
-        except (TypeError, ValueError):
-            raise Wrong(f"{asked} it gives {said!r}, which is no list of ids.") from None
+        found = returned.ids(said, f"{asked} it gives {said!r}, which is no list of ids.")
         wanted = [-100] * len(prompt) + whole[len(prompt) :]
         if given != whole:
             raise Wrong(f"{asked} it changes whole_ids, which the model still has to read.")
@@ -77,10 +72,10 @@ def _merge(answer: Callable[..., Any]) -> str:
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    given = [torch.randn(*s, generator=draw) for s in ((5, 7), (2, 7), (5, 2))]
-    weight, a, b = (one.clone() for one in given)
-    for alpha in (4, 2, 16):
-        asked = f"For W of 5 x 7, rank 2 and alpha {alpha}"
+    for rank, alpha in ((2, 4), (2, 2), (2, 16), (3, 5)):
+        given = [torch.randn(*s, generator=draw) for s in ((5, 7), (rank, 7), (5, rank))]
+        weight, a, b = (one.clone() for one in given)
+        asked = f"For W of 5 x 7, rank {rank} and alpha {alpha}"
         said = answer(*given, alpha)
         if not all(map(torch.equal, given, (weight, a, b))):
             raise Wrong(f"{asked} it changes a matrix that it was given; return a new one.")
@@ -90,12 +85,12 @@ def _merge(answer: Callable[..., Any]) -> str:
             raise Wrong(f"{asked} it gives {type(said).__name__}, not a matrix.") from None
         if found.shape != weight.shape:
             raise Wrong(f"{asked} it gives the shape {tuple(found.shape)}, not that of W.")
-        if torch.allclose(found, alpha / 2 * b @ a, atol=1e-5):
+        if torch.allclose(found, alpha / rank * b @ a, atol=1e-5):
             raise Wrong(f"{asked} it gives the update alone, without W.")
         for factor, what in ((alpha, "alpha"), (1, "1"), (0, "0"), (alpha / 7, "alpha / 7")):
-            if factor != alpha / 2 and torch.allclose(found, weight + factor * b @ a, atol=1e-5):
+            if factor != alpha / rank and torch.allclose(found, weight + factor * b @ a, atol=1e-5):
                 raise Wrong(f"{asked} it adds {what} times B A. What does the layer add?")
-        if not torch.allclose(found, weight + alpha / 2 * b @ a, atol=1e-5):
+        if not torch.allclose(found, weight + alpha / rank * b @ a, atol=1e-5):
             raise Wrong(f"{asked} the result is not what the layer with LoRA beside it computes.")
     return "One matrix again: no extra work when the model runs."
 
@@ -120,15 +115,19 @@ def _leaks(answer: Callable[[list[str], list[str]], Any]) -> str:
         raise Wrong(f"It gives {said!r}; several test texts should come back, as a list.")
     found = list(said)
     for text in found:
-        if text not in TESTED:
+        if text not in [*TESTED]:
             raise Wrong(f"It gives {text!r}, which is none of the test texts as they stand there.")
     for text, leaks in TESTED.items():
         if leaks and text not in found:
             raise Wrong(f"It misses {text!r}: capitals, spaces and punctuation make no new text.")
         if text in found and not leaks:
             raise Wrong(f"It reports {text!r}, and the training texts are {', '.join(LEARNED)}")
-    if list(answer(["One text."], [])) or list(answer([], ["One text."])):
-        raise Wrong("With no training texts, or no test texts, it still reports a leak.")
+    for train, test in ((["One text."], []), ([], ["One text."])):
+        said = answer(train, test)
+        if not hasattr(said, "__iter__") or list(said):
+            raise Wrong(
+                f"For the training texts {train} and the test texts {test} it gives {said!r}."
+            )
     return "Run it on every data set before you believe a test score."
 
 

@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
-from course_utils.exercises import lesson_06_tools
+from course_utils.exercises import lesson_06_tools, returned
 
 
 def _number(found: Any, asked: str) -> float:
     """An answer as a number, whatever type of number it is."""
-    try:
-        return float(found)
-    except (TypeError, ValueError, OverflowError):
-        raise Wrong(f"{asked} it gives {found!r}, which is no number.") from None
+    return returned.number(found, f"{asked} it gives {found!r}, which is no number.")
+
+
+def _tokens(found: Any, asked: str) -> list[int]:
+    """An answer as token ids; a set of them, in any order, as well."""
+    found = list(found) if isinstance(found, Iterable) and not isinstance(found, str) else found
+    return returned.ids(found, f"{asked} it gives {found!r}; a list of token ids is wanted.")
 
 
 CHOICES = ([5, 9], [5, 7, 9], [6, 9], [6, 8, 2, 9])  # 9 is the end token
@@ -25,15 +28,12 @@ def _allowed(answer: Callable[[list[int], list[list[int]]], Iterable[int]]) -> s
     for done, wanted in NEXT.items():
         asked = f"After {list(done)}, with the labels {list(CHOICES)},"
         said = answer(list(done), [list(choice) for choice in CHOICES])
-        try:
-            found = [int(token) for token in said]
-        except (TypeError, ValueError):
-            raise Wrong(f"{asked} it gives {said!r}; a list of token ids is wanted.") from None
+        found = _tokens(said, asked)
         if extra := set(found) - wanted:
             raise Wrong(f"{asked} it allows {min(extra)}, and no label goes on like that.")
         if missing := wanted - set(found):
             raise Wrong(f"{asked} it does not allow {min(missing)}, with which a label goes on.")
-    if list(answer([5, 9], [[5, 9], [6, 9]])):
+    if _tokens(answer([5, 9], [[5, 9], [6, 9]]), "After [5, 9], a whole label,"):
         raise Wrong(
             "After a whole label, end token included, nothing more may come; it allows some."
         )
@@ -70,6 +70,7 @@ SAID = (  # chances, whether it came true, how far off on average
     ([0.2, 0.2, 0.8, 0.8], [0, 0, 1, 1], 0.2),
     ([0.1, 0.1, 0.1, 0.7], [0, 0, 0, 0], 0.25),
     ([0.5, 0.5, 0.5, 0.5, 0.9], [1, 0, 1, 0, 1], 0.02),
+    ([0.62, 0.58, 0.62, 0.58, 0.62, 0.58], [1, 1, 1, 0, 1, 0], (0.38 + 0.58 - 1 / 3) / 2),
 )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Question, Wrong
-from course_utils.exercises import lesson_07_bill
+from course_utils.exercises import lesson_07_bill, returned
 
 
 def _still_to_do(answer: Callable[[list[Any], dict[str, list[Any]]], Any]) -> str:
@@ -96,8 +96,9 @@ def _workers(answer: Callable[..., Any]) -> str:
             f"For {batches:,} batches in {seconds} s, start-up {startup} s, {each:g} s a batch and "
             f"{shared:g} s shared it returned {got!r}"
         )
-        if got is not None and (isinstance(got, bool | str) or not hasattr(got, "__int__")):
-            raise Wrong(f"{told}: it should return a number of workers, or None.")
+        if got is not None:
+            otherwise = f"{told}: it should return a number of workers, or None."
+            got = returned.number(got, otherwise)
         if got is None and right is None:
             continue
         if right is None:
@@ -107,7 +108,7 @@ def _workers(answer: Callable[..., Any]) -> str:
             )
         if got is None:
             raise Wrong(f"{told}, but {right} can do it.")
-        if got != int(got):
+        if got % 1:
             raise Wrong(f"{told}: there are only whole workers.")
         if got < 1:
             raise Wrong(f"{told}: there has to be one.")

@@ -5,18 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.checks import Exercise, Wrong
+from course_utils.exercises import returned
 
 NAN = float("nan")
 
 
 def _number(found: Any, asked: str) -> float:
     """An answer as a number, whatever type of number it is."""
-    if isinstance(found, str | bytes | bool):
-        raise Wrong(f"{asked} it gives {found!r}, which is no number.")
-    try:
-        return float(found)
-    except (TypeError, ValueError, OverflowError):
-        raise Wrong(f"{asked} it gives {found!r}, which is no number.") from None
+    return returned.number(found, f"{asked} it gives {found!r}, which is no number.")
 
 
 def _one_loss(answer: Callable[[list[tuple[float, int]]], float]) -> str:
@@ -73,7 +69,7 @@ def _fewest_cards(answer: Callable[[int, float, float, float], int | None]) -> s
         if said is None:
             raise Wrong(f"{asked} it says that it cannot be done.")
         found = _number(said, asked)
-        if found != int(found) or found < 1:
+        if found % 1 or found < 1:
             raise Wrong(f"{asked} it gives {found:g} cards. You can rent 1, 2, 3 and so on.")
         done = found * rate * (deadline - start)
         if done < reviews:

@@ -4,6 +4,8 @@ It knows what the client raises and how an event loop runs; it sends nothing.
 """
 
 import asyncio
+import ctypes
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -102,8 +104,6 @@ def patient(answer: Callable[[Callable[[], str], Callable[[float], None]], Any])
 
 def in_order(answer: Callable[..., Awaitable[Any]]) -> str:
     """Exercise 01.5: replies in order, never more than so many under way."""
-    if not asyncio.iscoroutinefunction(answer):
-        raise Wrong("It should be an `async def` function that returns the replies.")
     different = [f"review {i}" for i in range(12)]
     for reviews, at_once in ((different, 4), (different, 3), (different[:3] * 3, 2)):
         _ask_in_order(answer, reviews, at_once)
@@ -125,8 +125,11 @@ def _ask_in_order(answer: Callable[..., Awaitable[Any]], reviews: list[str], at_
         now -= 1
         return review.upper()
 
-    got = _run(answer(ask, list(reviews), at_once))
+    given = list(reviews)
+    got = _run(lambda: answer(ask, given, at_once))
     told = f"For {len(reviews)} reviews and at_once={at_once}"
+    if given != reviews:
+        raise Wrong(f"{told} it leaves {len(given)} in the list of reviews that it was given.")
     if most > at_once:
         raise Wrong(f"{told} there were {most} under way at the same time.")
     if not isinstance(got, list | tuple) or not all(isinstance(reply, str) for reply in got):
@@ -144,11 +147,14 @@ def _ask_in_order(answer: Callable[..., Awaitable[Any]], reviews: list[str], at_
         raise Wrong(f"{told} never more than {most} were under way.")
 
 
-def _run(awaitable: Awaitable[Any]) -> Any:
+def _run(start: Callable[[], Awaitable[Any]]) -> Any:
     """Run it in a loop of its own: a notebook's main thread already has one running."""
     result: dict[str, Any] = {}
 
     async def wrapped() -> Any:
+        awaitable = start()
+        if not inspect.isawaitable(awaitable):
+            raise Wrong("It should be an `async def` function that returns the replies.")
         return await asyncio.wait_for(awaitable, timeout=PATIENCE)
 
     def run() -> None:
@@ -160,6 +166,9 @@ def _run(awaitable: Awaitable[Any]) -> Any:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(1.5 * PATIENCE)
+    if thread.is_alive():  # a loop without await: end it, or it would slow down all that follows
+        ident, stop = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(asyncio.CancelledError)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, stop)
     if thread.is_alive() or isinstance(result.get("error"), TimeoutError):
         raise Wrong("It does not come to an end.")
     if "error" in result:

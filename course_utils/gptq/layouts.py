@@ -9,7 +9,6 @@ What this module does not know (another format, a setting, tensors that do not f
 refuses and never rewrites. It reads and writes files; it runs no model.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,9 @@ from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.gptq import child, packing
+from course_utils.gptq.files import index_of, odd
+from course_utils.gptq.files import read_json as read_json
+from course_utils.gptq.files import write_json as write_json
 
 READERS = ("transformers", "gptqmodel", "auto-gptq")
 FORMATS = ("gptq", "gptq_v2")
@@ -24,6 +26,7 @@ BITS = (2, 3, 4, 8)
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SETTINGS = "quantize_config.json"
+CONFIG = "quantization_config"  # where the same stands in config.json
 # Settings that say how the weights were found, or that `describe` reads: none changes how the
 # packed weights are to be read. From auto-gptq 0.7, GPTQModel 7.6 and transformers 5.23.
 UNDERSTOOD = {
@@ -58,26 +61,6 @@ class Layout:
     unknown: tuple[str, ...] = ()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; an empty dict where there is no file.
-
-    Raises:
-        CourseError: it is cut off, is no text, or holds something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise _odd(path.parent, f"{path.name} cannot be read: {error}.") from None
-    if not isinstance(found, dict):
-        raise _odd(path.parent, f"{path.name} holds no settings by name.")
-    return found
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file the way transformers does."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def quantization(folder: Path) -> dict[str, Any]:
     """What a checkpoint's JSON files say about its quantization; empty where it has none.
 
@@ -85,14 +68,14 @@ def quantization(folder: Path) -> dict[str, Any]:
         CourseError: a file cannot be read, or config.json and quantize_config.json disagree:
             transformers believes the first, auto-gptq the second.
     """
-    inside = read_json(folder / "config.json").get("quantization_config") or {}
+    inside = read_json(folder / "config.json").get(CONFIG) or {}
     if not isinstance(inside, dict):
-        raise _odd(folder, "Its quantization_config holds no settings by name.")
+        raise odd(folder, "Its quantization_config holds no settings by name.")
     beside = read_json(folder / SETTINGS)
     for key in ("bits", "group_size", "desc_act", "sym", "checkpoint_format", "quant_method"):
         said = [part[key] for part in (inside, beside) if part.get(key) is not None]
         if len(said) == 2 and said[0] != said[1]:
-            raise _odd(folder, f"{key} is {said[0]} in config.json and {said[1]} in {SETTINGS}.")
+            raise odd(folder, f"{key} is {said[0]} in config.json and {said[1]} in {SETTINGS}.")
     return {**inside, **{key: value for key, value in beside.items() if value is not None}}
 
 
@@ -120,24 +103,18 @@ def describe(folder: str | Path) -> Layout:
         )
     version, bits, group = _version(folder, said), said.get("bits"), said.get("group_size")
     if type(bits) is not int or bits not in BITS:
-        raise _odd(folder, f"bits is {bits!r}; known are {', '.join(map(str, BITS))}.")
+        raise odd(folder, f"bits is {bits!r}; known are {', '.join(map(str, BITS))}.")
     if type(group) is not int or not (group == -1 or group > 0):
-        raise _odd(folder, f"group_size is {group!r}; it should be a whole number, or -1.")
+        raise odd(folder, f"group_size is {group!r}; it should be a whole number, or -1.")
+    for key in ("desc_act", "sym", "static_groups"):
+        if not isinstance(said.get(key), bool | None):
+            raise odd(folder, f"{key} is {said[key]!r}; it should be true or false.")
     unknown = [key for key, value in said.items() if key not in UNDERSTOOD and value]
     if said.get("pack_dtype") == "int32":
         unknown.remove("pack_dtype")
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     maker = _maker(folder, said)
     return Layout(maker, version, bits, group, tuple(files), tuple(sorted(unknown)))
-
-
-def _odd(folder: Path, why: str) -> CourseError:
-    """The refusal of what is not understood."""
-    return CourseError(
-        f"The checkpoint {folder.name!r} is not one that the course understands.",
-        why,
-        "Get the whole checkpoint again from where it came, or quantize the fp16 model yourself.",
-    )
 
 
 def _method(folder: Path, said: dict[str, Any]) -> str:
@@ -154,13 +131,14 @@ def _method(folder: Path, said: dict[str, Any]) -> str:
 def _version(folder: Path, said: dict[str, Any]) -> str:
     """`gptq` or `gptq_v2`."""
     if said.get("is_marlin_format"):
-        raise _odd(folder, "It is packed for the Marlin kernel (is_marlin_format).")
-    named = {said[key] for key in ("checkpoint_format", "format") if isinstance(said.get(key), str)}
+        raise odd(folder, "It is packed for the Marlin kernel (is_marlin_format).")
+    keys = ("checkpoint_format", "format")
+    named = {str(said[key]) for key in keys if said.get(key) is not None}
     named = named or {"gptq"}
     if len(named) > 1 or not named <= set(FORMATS):
         known = " and ".join(FORMATS)
-        raise _odd(folder, f"Its format is {' or '.join(sorted(named))}; known are {known}.")
-    return str(named.pop())
+        raise odd(folder, f"Its format is {' or '.join(sorted(named))}; known are {known}.")
+    return named.pop()
 
 
 def _maker(folder: Path, said: dict[str, Any]) -> str:
@@ -168,7 +146,7 @@ def _maker(folder: Path, said: dict[str, Any]) -> str:
     meta = said.get("meta") or {}
     by = meta.get("quantizer") or [] if isinstance(meta, dict) else None
     if not isinstance(by, list | str):
-        raise _odd(folder, "meta does not say in the usual way which program wrote it.")
+        raise odd(folder, "meta does not say in the usual way which program wrote it.")
     by = str(by)
     if "optimum" in by:
         return "transformers"
@@ -177,26 +155,14 @@ def _maker(folder: Path, said: dict[str, Any]) -> str:
     return "auto-gptq" if {"is_marlin_format", "model_file_base_name"} & set(said) else "unknown"
 
 
-def index_of(folder: Path, files: tuple[str, ...]) -> str:
-    """The name of the index of a checkpoint in shards; empty where there is one file of weights.
-
-    Raises:
-        CourseError: no weights, a shard that is missing, or files that no index explains.
-    """
-    found = sorted(path.name for path in folder.glob("*.safetensors.index.json"))
-    if not files:
-        raise _odd(folder, "There is no .safetensors file in it; pickled weights are not read.")
-    if not found and len(files) == 1:
-        return ""
-    if len(found) != 1:
-        raise _odd(folder, f"It has {len(files)} files of weights and {len(found)} indexes.")
-    where = read_json(folder / found[0]).get("weight_map")
-    named = set(map(str, where.values())) if isinstance(where, dict) else set()
-    if missing := sorted(named - set(files)):
-        raise _odd(folder, f"{found[0]} names {missing[0]}, which is missing.")
-    if extra := sorted(set(files) - named):
-        raise _odd(folder, f"{found[0]} does not name {extra[0]}.")
-    return found[0]
+def _check_tensors(folder: Path, found: Layout, index: str) -> None:
+    """Raise `CourseError` where the tensors are not what the settings and the index say."""
+    act_order = bool(quantization(folder).get("desc_act"))
+    paths = [folder / name for name in found.files]
+    names = packing.check(paths, found.bits, found.group_size, act_order)
+    if index and (wrong := sorted(names ^ set(read_json(folder / index)["weight_map"]))):
+        held = "is not in the index" if wrong[0] in names else "is in no file"
+        raise odd(folder, f"{wrong[0]} {held}: {index} and the files of weights disagree.")
 
 
 def check_readable(folder: str | Path, reader: str) -> Layout:
@@ -213,6 +179,8 @@ def check_readable(folder: str | Path, reader: str) -> Layout:
     folder = Path(folder)
     found = describe(folder)
     index = index_of(folder, found.files)
+    if not found.unknown:  # which may say that some layers are packed otherwise
+        _check_tensors(folder, found, index)
     rewrite = f'Rewrite it: gptq_layouts.convert(folder, out, "{reader}").'
     if reader == "auto-gptq":
         _check_for_autogptq(folder, found, rewrite)
@@ -221,6 +189,12 @@ def check_readable(folder: str | Path, reader: str) -> Layout:
         raise CourseError(
             f"{reader} does not find the weights in {', '.join(found.files)}.",
             f"It looks for {WEIGHTS}; auto-gptq names its file after bits and group size.",
+            rewrite,
+        )
+    if reader == "transformers" and not read_json(folder / "config.json").get(CONFIG):
+        raise CourseError(
+            f"transformers does not see that {folder.name!r} is quantized.",
+            f"It reads config.json alone, and the settings are in {SETTINGS}.",
             rewrite,
         )
     if reader == "gptqmodel" and "is_marlin_format" in quantization(folder):
@@ -320,8 +294,7 @@ def _rewrite(folder: Path, out: Path, to: str, version: str) -> Path:
     _check_understood(folder, found, "the course rewrites only what it understands.")
     index = index_of(folder, found.files)
     said = quantization(folder)
-    for name in found.files:
-        packing.check(folder / name, found.bits, found.group_size, bool(said.get("desc_act")))
+    _check_tensors(folder, found, index)
     renamed = {index: INDEX} if index else {found.files[0]: WEIGHTS}
     with child.new_folder(out, folder, replaceable) as made:
         for path in sorted(path for path in folder.iterdir() if path.is_file()):

@@ -5,6 +5,8 @@ outputs x bits / 32), `scales` (groups, outputs) and `g_idx` (int32: inputs), th
 input (AutoGPTQ's `QuantLinear`). This module knows files of such tensors, nothing of JSON.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +15,98 @@ from course_utils.errors import CourseError
 SHIFTED = (2, 4, 8)  # bits of which a 32-bit word holds a whole number
 
 
-def check(path: Path, bits: int, group_size: int, act_order: bool) -> None:
-    """Raise `CourseError` where a file's packed tensors are not what the settings say.
+NUMBERS = ("F16", "BF16", "F32")
+WORDS = ("I32", "I64")
+
+
+def check(paths: Sequence[Path], bits: int, group_size: int, act_order: bool) -> set[str]:
+    """Raise `CourseError` where the packed tensors are not what the settings say.
 
     Args:
-        path: a safetensors file; tensors that are not packed are passed over.
+        paths: a checkpoint's safetensors files; tensors that are not packed are passed over.
         bits: of a weight.
         group_size: weights of a row that share a scale; -1: the whole row.
         act_order: whether the settings say that groups follow the activations (`desc_act`).
-    """
-    import torch
-    from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        for layer in sorted(n.removesuffix(".qzeros") for n in names if n.endswith(".qzeros")):
-            zeros = file.get_slice(f"{layer}.qzeros")
-            if zeros.get_dtype() != "I32":
-                raise _unfit(layer, "its zero points are not stored in 32-bit integers")
-            if f"{layer}.scales" in names:
-                groups, outputs = file.get_slice(f"{layer}.scales").get_shape()
-                if zeros.get_shape() != [groups, -(-outputs * bits // 32)]:
-                    raise _unfit(layer, f"its zero points are not {bits} bits wide")
-            if f"{layer}.g_idx" in names:
-                index = file.get_tensor(f"{layer}.g_idx")
-                if f"{layer}.qweight" in names:
-                    rows = file.get_slice(f"{layer}.qweight").get_shape()[0]
-                    if rows * 32 != len(index) * bits:
-                        raise _unfit(layer, f"its weights are not {bits} bits wide")
-                size = len(index) if group_size == -1 else group_size
-                if not act_order and not torch.equal(
-                    index.to(torch.int64), torch.arange(len(index)) // size
-                ):
-                    raise _unfit(
-                        layer, f"its groups are not {size} neighbours, and desc_act is not set"
-                    )
+    Returns:
+        The names of all tensors.
+    """
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as opened:
+        for path in paths:
+            found |= opened.enter_context(_open(path))
+        named = (name.rpartition(".") for name in found)
+        for layer in sorted({layer for layer, _, kind in named if kind in ("qweight", "qzeros")}):
+            parts = ("qweight", "qzeros", "scales", "g_idx")
+            of = {kind: found[name] for kind in parts if (name := f"{layer}.{kind}") in found}
+            _check_shapes(layer, of, bits, group_size)
+            if "g_idx" in of and (why := _odd_groups(of, group_size, act_order)):
+                raise _unfit(layer, why)
+            if "qweight" in of and (missing := [k for k in parts[:3] if k not in of]):
+                raise _unfit(layer, f"it has no {missing[0]}")
+            if layer == "lm_head":
+                raise _unfit(layer, "it is quantized, and lm_head is not set")
+    return set(found)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[dict[str, Any]]:
+    """{name: tensor, unread} of a safetensors file.
+
+    Raises:
+        CourseError: it is damaged, or something else, like a page of a failed download.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise CourseError(
+            f"{path.name} is damaged, or no file of weights.",
+            f"safetensors says: {error}.",
+            "Get this file again from where it came.",
+        ) from None
+    with file:
+        yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def _check_shapes(layer: str, of: dict[str, Any], bits: int, group_size: int) -> None:
+    """Raise `CourseError` where a layer's tensors are not as wide and long as they should be."""
+    kinds = {"qweight": WORDS[:1], "qzeros": WORDS[:1], "scales": NUMBERS, "g_idx": WORDS}
+    names = {"qweight": "weights", "qzeros": "zero points", "scales": "scales", "g_idx": "groups"}
+    shapes = {kind: part.get_shape() for kind, part in of.items()}
+    for kind, part in of.items():
+        if part.get_dtype() not in kinds[kind]:
+            known = "16 or 32-bit floats" if kind == "scales" else "32-bit integers"
+            raise _unfit(layer, f"its {names[kind]} are not stored in {known}")
+        if len(shapes[kind]) != (1 if kind == "g_idx" else 2):
+            raise _unfit(layer, f"its {names[kind]} are not {bits} bits wide")
+    if "scales" in of and "qzeros" in of:
+        groups, outputs = shapes["scales"]
+        if shapes["qzeros"] != [groups, -(-outputs * bits // 32)]:
+            raise _unfit(layer, f"its zero points are not {bits} bits wide")
+    if "qweight" not in of:
+        return
+    inputs = shapes["qweight"][0] * 32 // bits
+    if "g_idx" in of and shapes["qweight"][0] * 32 != shapes["g_idx"][0] * bits:
+        raise _unfit(layer, f"its weights are not {bits} bits wide")
+    if "scales" in of:
+        size = inputs if group_size == -1 else group_size
+        if shapes["scales"] != [-(-inputs // size), shapes["qweight"][1]]:
+            raise _unfit(layer, f"its scales are not one for {size} inputs and each output")
+
+
+def _odd_groups(of: dict[str, Any], group_size: int, act_order: bool) -> str:
+    """What is odd about the groups that a layer's inputs belong to; empty where nothing is."""
+    import torch
+
+    index = of["g_idx"][:].to(torch.int64)
+    size = len(index) if group_size == -1 else group_size
+    if not act_order and not torch.equal(index, torch.arange(len(index)) // size):
+        return f"its groups are not {size} neighbours, and desc_act is not set"
+    if "scales" in of and not 0 <= index.min() <= index.max() < of["scales"].get_shape()[0]:
+        return "an input belongs to a group that has no scale"
+    return ""
 
 
 def _unfit(layer: str, why: str) -> CourseError:

@@ -231,13 +231,29 @@ def _bytes_by_card(
     # the longest name that leads to a tensor decides, as in transformers' expand_device_map
     modules = sorted(places, key=len, reverse=True)
     for t in shapes.shapes(config):
-        home = next(m for m in modules if not m or t.path == m or t.path.startswith(m + "."))
+        home = _home(config, modules, t.path)
         needed[places[home]] += sum(predict.bytes_of(t, r))
     caches = predict.cache_by_layer(config, r.name, batch, length)
-    for path, cache in zip(shapes.layers(config), caches, strict=True):
-        home = next(m for m in modules if not m or f"{path}.".startswith(m + "."))
+    if len(layers := shapes.layers(config)) != len(caches):
+        raise _not_split(config, "Its cache is not one part for each layer.")
+    for path, cache in zip(layers, caches, strict=True):
+        home = _home(config, modules, path)
         needed[places[home]] += cache
     return needed
+
+
+def _home(config: Any, modules: list[str], path: str) -> str:
+    """The module that decides on which card a tensor or layer lies."""
+    found = (m for m in modules if not m or f"{path}.".startswith(f"{m}."))
+    if (home := next(found, None)) is None:
+        raise _not_split(config, f"It is not said where {path} goes.")
+    return home
+
+
+def _not_split(config: Any, why: str) -> CourseError:
+    """The refusal to say how a model is shared out."""
+    what = f"How a {config.model_type} model is split over several cards cannot be predicted."
+    return CourseError(what, why, "Ask for one card, count=1, or load it with device_map='auto'.")
 
 
 def check(

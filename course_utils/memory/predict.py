@@ -307,10 +307,11 @@ class _Sizes:
     """The sizes that the formulas use, out of a config and a rung. `bytes` is of one activation."""
 
     def __init__(self, config: Any, r: Rung) -> None:
+        shapes(config)  # refuses what no model can be built from
         self.bytes = BYTES[r.dtype]
         self.hidden = config.hidden_size
         heads = config.num_attention_heads
         self.head = getattr(config, "head_dim", None) or self.hidden // heads
         self.queries = heads * self.head
         self.kv = (getattr(config, "num_key_value_heads", None) or heads) * self.head
-        self.inner = getattr(config, "intermediate_size", None) or 4 * self.hidden
+        self.inner = config.intermediate_size

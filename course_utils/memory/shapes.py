@@ -5,6 +5,7 @@ needed and nothing is downloaded, whatever the size.
 """
 
 import contextlib
+import copy
 import functools
 import math
 import re
@@ -106,6 +107,8 @@ def config(name: str | Path) -> Any:
 
 def _in_words(error: Exception) -> str:
     """What an error says, in one line."""
+    if type(error).__name__ == "DataDependentOutputException":
+        return "What it does next depends on its numbers, and a run on paper has none."
     said = " ".join(str(error).split())[:240]
     return f"transformers says: {said}" if " " in said else f"{type(error).__name__}: {said}"
 
@@ -113,14 +116,18 @@ def _in_words(error: Exception) -> str:
 def _check_sizes(config: Any) -> None:
     """Raise `CourseError` where the config's own sizes contradict each other."""
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    sizes = {name: getattr(config, name, 1) for name in (*names, "num_key_value_heads")}
+    more = ("num_key_value_heads", "head_dim")
+    sizes = dict.fromkeys((*names, *more), 1)
+    for name in sizes:
+        with contextlib.suppress(Exception):  # none of that name, or one for each layer
+            sizes[name] = getattr(config, name)
     odd = [
         f"{name} is {n}"
         for name, n in sizes.items()
         if n is not None and (not isinstance(n, int) or n < 1)
     ]
     heads, shared = sizes["num_attention_heads"], sizes["num_key_value_heads"] or 1
-    if not odd and heads % shared:
+    if not odd and heads and heads % shared:
         odd = [f"{heads} attention heads cannot share {shared} key-value heads"]
     if odd:
         raise CourseError(
@@ -128,6 +135,14 @@ def _check_sizes(config: Any) -> None:
             f"{odd[0]}.",
             "Download the config.json again; write its sizes as whole numbers from 1 up.",
         )
+
+
+def portable(config: Any) -> Any:
+    """The config without a wish for FlashAttention, which may be missing: no size needs it."""
+    if "flash" in str(getattr(config, "_attn_implementation", "")):
+        config = copy.deepcopy(config)
+        config._attn_implementation = None
+    return config
 
 
 @contextlib.contextmanager
@@ -176,8 +191,9 @@ def on_meta(config: Any) -> Any:
             "Sizes and caches here are of models that go on with a text: a decoder alone.",
             "Take the config of a decoder: Llama, Mistral, Qwen, GPT-2 and the like.",
         )
+    _check_sizes(config)
     with torch.device("meta"), told(config):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+        model = AutoModelForCausalLM.from_config(portable(config), dtype=torch.float16)
     return model
 
 

@@ -30,7 +30,7 @@ def lora_parameters(config: Any, rank: int, modules: Sequence[str] = ()) -> int:
     """
     predict.whole(rank=rank)
     tensors = shapes.shapes(config)
-    if any(len(t.shape) > 2 for t in tensors):
+    if any(len(t.shape) > 2 and t.kind != "buffer" for t in tensors):
         raise CourseError(
             f"LoRA on a {config.model_type} model is not rank x (inputs + outputs).",
             "It has experts in one tensor, or convolutions: peft has ways of its own with them.",
@@ -132,12 +132,13 @@ def _activations(config: Any, tokens: int, n_bytes: int) -> int:
     hidden unit; arXiv 2205.05198, section 4.1, counts 34 bytes of 16-bit numbers), and the logits
     with their fp32 copy and gradient. For models of attention and MLP layers alone.
     """
-    if any(len(t.shape) > 2 for t in shapes.shapes(config)):
+    if any(len(t.shape) > 2 and t.kind != "buffer" for t in shapes.shapes(config)):
         raise CourseError(
             f"What training a {config.model_type} model keeps cannot be predicted.",
             "The count is of attention and MLP layers; this one has experts or convolutions.",
             "Measure it: train one step inside memory.measure(watch=True).",
         )
-    hidden, inside = config.hidden_size, 17
+    config, inside = config.get_text_config(), 17  # of a model with eyes: the part that writes
+    hidden = config.hidden_size
     layers = tokens * hidden * n_bytes * (config.num_hidden_layers + inside)
     return layers + tokens * config.vocab_size * (n_bytes + 8)

@@ -1,11 +1,13 @@
 """Whether a model can learn from labelled examples, before it tries."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from course_utils.errors import CourseError
+from course_utils.replies import UNPARSED, parser
 from course_utils.sentiment import Messages
 from course_utils.tuning.reading import Examples, listed, unseen, visible
 
@@ -60,7 +62,7 @@ def check(
 def _counted(examples: Examples) -> Counter[str]:
     """How many examples each label has; refuses what is no text, and fewer than two labels."""
     for number, pair in enumerate(examples, 1):
-        if wrong := [part for part in pair if not isinstance(part, str)]:
+        if wrong := [part for part in pair if not isinstance(part, str) or not _readable(part)]:
             raise CourseError(
                 f"Example {number} has {wrong[0]!r} where a text belongs.",
                 "Both must be text. pandas reads 1 as a number and an empty cell as nan.",
@@ -77,16 +79,25 @@ def _counted(examples: Examples) -> Counter[str]:
     return counts
 
 
-# Letters of other alphabets, and digits, that look like a Latin letter
+def _readable(text: str) -> bool:
+    """Whether there is something to see in a text, and no half character."""
+    return bool(visible(text)) and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+# Letters of other alphabets, digits, dashes and quotes that look like a plain one; and a mark that
+# only asks for an emoji's colours
 _TWINS = str.maketrans(
-    "АВЕЅКМНОРСТУХІЈаеорсухіјѕһԁɡΑΒΕΖΗΙΚΜΝΟΡΤΥΧονІ|0",
-    "ABESKMHOPCTYXIJaeopcyxijshdgABEZHIKMNOPTYXovIlO",
+    "АВЕЅКМНОРСТУХІЈаеорсухіјѕһԁɡΑΒΕΖΗΙΚΜΝΟΡΤΥΧονІ|0ı‐‒–—−’‘ʼ",
+    "ABESKMHOPCTYXIJaeopcyxijshdgABEZHIKMNOPTYXovIlOi-----'''",
+    "\ufe0f",
 )
 
 
 def _looks(label: str) -> set[str]:
     """What a label looks like; labels that share one of these are taken for each other."""
-    plain = visible(unicodedata.normalize("NFKC", label)).translate(_TWINS).rstrip(".!")
+    plain = re.sub(r"^(-?\d+)\.0+$", r"\1", visible(unicodedata.normalize("NFKC", label)))
+    plain = re.sub(r"(?<=\w)[-_ ]+(?=\w)", " ", plain.translate(_TWINS).replace("_", " "))
+    plain = plain.strip(" .!,;:'\"“”`") or plain
     return {plain.casefold(), plain.replace("I", "l").replace("1", "l").casefold()}
 
 
@@ -100,6 +111,8 @@ def _check_labels(labels: list[str], tokenizer: Any) -> None:
         said = tokenizer.decode(ids, skip_special_tokens=True).strip()
         if twin != label:
             why = f"It looks the same as {twin!r}: {_difference(twin, label)}."
+        elif parser([label])(label) != label or label.casefold() == UNPARSED:
+            why = "As a reply it could not be told from one that names no label."
         elif said != label:
             why = f"Through its tokenizer it comes back as {said!r}."
         elif len(ids) > LABEL_TOKENS:

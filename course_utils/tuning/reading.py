@@ -10,7 +10,6 @@ import csv
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,25 @@ KINDS = {  # how files begin that are no text, whatever their name says
     b"\x1f\x8b": "a gzip file",
     b"%PDF": "a PDF",
     b"PAR1": "a Parquet file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"SQLite format 3": "an SQLite database",
+    b"\x89PNG": "a picture",
+    b"version https://git-lfs": "Git LFS's note of where the file lies (git lfs pull fetches it)",
     b"{\\rtf": "a Rich Text document",
     b"\xff\xfe": "UTF-16 text (Excel calls it Unicode text)",
     b"\xfe\xff": "UTF-16 text (Excel calls it Unicode text)",
 }
-# zero-width spaces, a byte order mark, marks that turn the direction of writing; not the joiners
-# inside emoji and Persian words, and not the hard spaces of French
-HIDDEN = re.compile("[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
+# control characters, zero-width spaces, a byte order mark, marks that turn the writing round;
+# not line breaks, not the joiners inside emoji and Persian words, and not the hard spaces of French
+HIDDEN = re.compile(
+    "[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"
+)
+# what programs write for an empty cell, or for a formula that failed
+MISSING = re.compile(r"nan|NaN|NULL|\\N|<NA>|#(N/A|NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!)")
 Row = tuple[int, str, str, str]  # line, text, label, what is wrong with it ("" so far)
 
 
@@ -49,7 +60,7 @@ def read(path: str | Path, drop: bool = False) -> Examples:
         CourseError: there is no such file, it cannot be read as its ending says, or it has bad
             rows; each is named by line and reason.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     lines = re.split(r"\r\n|\n|\r", _text_of(path))
     rows = _json_rows if path.suffix.lower() == ".jsonl" else _table_rows
     good: Examples = []
@@ -67,6 +78,12 @@ def read(path: str | Path, drop: bool = False) -> Examples:
             "so nothing is read.",
             listed(bad),
             f"Mend them, or leave them out on purpose: tuning.read({path.name!r}, drop=True).",
+        )
+    if not good and not bad:
+        raise CourseError(
+            f"{path.name} holds no rows.",
+            "There is nothing in it, or nothing below its first line.",
+            "Save the table again with its rows, or check that this is the right file.",
         )
     if bad:
         print(f"{path.name}: {len(bad)} rows left out, {len(good)} kept\n  {listed(bad)}")
@@ -105,13 +122,15 @@ def _text_of(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise CourseError(
-            f"{path.name} cannot be read.", error.strerror or "", "Check the folder and the name."
+            f"{path.name} cannot be read.",
+            f"{error.strerror}: {path.absolute()}",
+            "Check the folder and the name.",
         ) from None
     save = "Open it in your spreadsheet or editor and save it again as 'CSV UTF-8'."
     kind = next((kind for start, kind in KINDS.items() if raw.startswith(start)), "")
     if not kind and raw[:400].count(b"\0") > len(raw[:400]) // 4:
         kind = "UTF-16 text, or no text at all"
-    if not kind and re.match(rb"\s*<(!doctype|html|\?xml)", raw, re.IGNORECASE):
+    if not kind and re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", raw, re.IGNORECASE):
         kind, save = "a web page", "Download the file itself: the address showed a page about it."
     if kind:
         raise CourseError(
@@ -120,20 +139,32 @@ def _text_of(path: Path) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line, odd = raw[: error.start].count(b"\n") + 1, raw[error.start : error.start + 1]
+        line = len(re.split(rb"\r\n|\n|\r", raw[: error.start]))
+        odd = raw[error.start : error.start + 1]
         raise CourseError(
             f"{path.name} is not UTF-8 text: line {line} holds other bytes.",
             f"The byte 0x{odd.hex().upper()} is {odd.decode('cp1252', 'replace')!r} in Windows' "
             "western encoding. Spreadsheets often save in the encoding of their country.",
             "Save it again as 'CSV UTF-8'.",
         ) from None
+    _check_json(text, path.name, ending)
+    return text
+
+
+def _check_json(text: str, name: str, ending: str) -> None:
+    """Raise `CourseError` where JSON is a list, or called a table."""
     if ending == ".jsonl" and text.lstrip().startswith("["):
         raise CourseError(
-            f"{path.name} is one JSON list, not JSONL.",
+            f"{name} is one JSON list, not JSONL.",
             "JSONL has an object on every line and nothing around them.",
             "In Python: write json.dumps(row) for each row of the list, one a line.",
         )
-    return text
+    if ending != ".jsonl" and re.match(r"\s*(\[\s*)?\{", text):
+        raise CourseError(
+            f"{name} is no table, whatever its name says.",
+            "It holds JSON.",
+            "Write one object a line, and let the file's name end in .jsonl.",
+        )
 
 
 def _table_rows(lines: list[str], name: str) -> Iterator[Row]:
@@ -141,7 +172,7 @@ def _table_rows(lines: list[str], name: str) -> Iterator[Row]:
     start, separator, columns = _header(lines, name)
     places = [columns.index(column) for column in COLUMNS]
     alone = [_label_of(line, separator, columns) for line in lines]
-    labels, number = Counter(alone[start:]), start
+    known, number = _known(lines, start, separator, columns), start
     while number < len(lines):
         first, (fields, number, reason) = number, _record(lines, number, separator)
         if not reason and not any(field.strip() for field in fields):
@@ -149,8 +180,9 @@ def _table_rows(lines: list[str], name: str) -> Iterator[Row]:
         if not reason and number > first + 1:
             unquoted = _label_of(lines[first].replace('"', "", 1), separator, columns)
             inside = [unquoted, *alone[first + 1 : number - 1]]
-            known = [label for label in inside if labels[label] > alone[first:number].count(label)]
-            if any(known) or len(fields) != len(columns):
+            word = r"[\w-]+" if len(columns) == 2 else ".+"  # of a text's own lines, few end so
+            rows = len(inside) > 1 and all(re.fullmatch(word, label) for label in inside)
+            if rows or known & set(inside) or len(fields) != len(columns):
                 reason = f"a quote opens here and closes on line {number}, with other rows between"
                 number = first + 1
         elif not reason and len(fields) != len(columns):
@@ -160,6 +192,16 @@ def _table_rows(lines: list[str], name: str) -> Iterator[Row]:
                 reason += ', straight ones (")' if re.search("[“”„]", lines[first]) else ""
         text, label = ("", "") if reason else (fields[place] for place in places)
         yield first + 1, text, label, reason
+
+
+def _known(lines: list[str], number: int, separator: str, columns: list[str]) -> set[str]:
+    """The labels that rows end up with when every quote runs as far as it may."""
+    known = set()
+    while number < len(lines):
+        fields, number, _ = _record(lines, number, separator)
+        if len(fields) == len(columns):
+            known.add(fields[columns.index("label")].strip())
+    return known - {""}
 
 
 def _label_of(line: str, separator: str, columns: list[str]) -> str:
@@ -173,7 +215,7 @@ def _header(lines: list[str], name: str) -> tuple[int, str, list[str]]:
     start = next((n for n, line in enumerate(lines) if line.strip()), 0)
     told = re.fullmatch(r"\W?sep=(.)\W*", lines[start].strip(" "), re.I) if lines else None
     if told and told[1] in SEPARATORS:  # Excel's own first line
-        start += 1
+        start = next((n for n in range(start + 1, len(lines)) if lines[n].strip()), start + 1)
     head = lines[start] if start < len(lines) else ""
     for separator in SEPARATORS:
         fields, reason = _fields([head.lstrip("\ufeff")], separator)
@@ -249,9 +291,9 @@ def _json_rows(lines: list[str], name: str) -> Iterator[Row]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object without a key given twice; keys in any capitals, as a table's columns."""
+    """A JSON object whose text and label are given once, in any capitals, as a table's columns."""
     keys = [visible(key).casefold() for key, _ in pairs]
-    twice = [key for key in keys if keys.count(key) > 1]
+    twice = [key for key in COLUMNS if keys.count(key) > 1]
     if twice:
         raise ValueError(f"the key {twice[0]!r} stands twice")
     return dict(zip(keys, (value for _, value in pairs), strict=True))
@@ -273,6 +315,10 @@ def _fault(text: str, label: str, line: int, seen: dict[str, tuple[str, int]]) -
     if not visible(text) or not visible(label):
         return "no text" if not visible(text) else "no label"
     label = label.strip()
+    if gone := next((part for part in (text.strip(), label) if MISSING.fullmatch(part)), ""):
+        return f"{gone}, which programs write for an empty cell or a failed formula"
+    if "\ufffd" in text + label:
+        return "the mark U+FFFD, which stands where another program lost a character"
     if odd := unseen(label) or unseen("".join(HIDDEN.findall(text))):
         what = f"the label {label!r}" if unseen(label) else "the text"
         return f"{what} holds a character that cannot be seen: {odd[0]}"

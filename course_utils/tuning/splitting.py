@@ -16,16 +16,16 @@ def split(examples: Examples) -> tuple[Examples, Examples, Examples]:
     look for near-twins: where your texts repeat each other, split them by hand.
 
     Raises:
-        CourseError: fewer than ten examples of a label.
+        CourseError: no examples, or fewer than ten of a label.
     """
     by_label = defaultdict(list)
     for text, label in examples:
         by_label[label].append((text, label))
     few = [f"{label!r} has {len(some)}" for label, some in by_label.items() if len(some) < FEWEST]
-    if few:
+    if few or not by_label:
         raise CourseError(
             f"There are too few examples to hold some back for a test: {FEWEST} of each label.",
-            f"{', '.join(few[:SHOWN_ROWS])}.",
+            f"{', '.join(few[:SHOWN_ROWS]) or 'There are none'}.",
             "Label more texts, or leave that label out.",
         )
     parts: tuple[Examples, Examples, Examples] = ([], [], [])
@@ -42,4 +42,4 @@ def split(examples: Examples) -> tuple[Examples, Examples, Examples]:
 
 def _draw(example: tuple[str, str]) -> int:
     """A number that is the same in every run and has nothing to do with the text's meaning."""
-    return zlib.crc32(example[0].encode()[::-1])
+    return zlib.crc32(example[0].encode(errors="replace")[::-1])

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from openai import OpenAI
 
 from course_staff.classroom import connections, serving
+from course_staff.classroom.gateway import ClassGateway, counted
 from course_staff.classroom.lending import Learner, Lending
+from course_utils.endpoint.gateway import Gateway
+from course_utils.endpoint.prompts import Prompts
 from course_utils.endpoint.refusals import Refusal
 from course_utils.endpoint.server import launch
 from course_utils.sentiment import messages
@@ -53,6 +57,49 @@ def test_wrong_keys_are_slowed_and_right_ones_are_not(monkeypatch):
             asyncio.run(guess("wrong"))
     assert waits[0] == 0 and waits[1:] == sorted(waits[1:]) and waits[-1] == 5
     assert asyncio.run(guess("right")).name == "Ada" and len(waits) == 8
+
+
+def test_a_limit_above_what_the_model_can_say_costs_no_more_of_a_share():
+    """A learner who asks Pocket Llama for at most a million tokens: it cannot make so many."""
+    told = {"folder": ".", "model": "m", "keys": {"": KEY}, "tokens_each": 100_000}
+    gate = ClassGateway(told)
+    assert gate.bounded({"max_tokens": 10**6}) == 10**6, "not loaded: the request is a 503"
+    gate.back.prompts = Prompts(SimpleNamespace(get_vocab=lambda: {"a": 0}), context=1024)
+    assert gate.bounded({"max_tokens": 10**6, "n": 2}) == 2048
+    assert gate.bounded({"max_tokens": int("9" * 4300), "n": 16}) == 16 * 1024
+    assert gate.bounded({"max_tokens": 5}) == 5
+
+
+@pytest.mark.parametrize("mark", ["data: ", "data:"])
+def test_a_stream_is_counted_however_it_is_written(mark):
+    """An instructor before a server that puts no space behind the colon, or tells no usage."""
+    spent = []
+
+    async def pieces(usage):
+        yield f'{mark}{{"choices": []}}\n\n{mark}{{"usage": {{"tot'
+        yield f'al_tokens": {usage}}}}}\n\n{mark}[DONE]\n\n'
+
+    async def main(usage):
+        return [piece async for piece in counted(pieces(usage), spent.append, 1000)]
+
+    assert len(asyncio.run(main(31))) == len(asyncio.run(main("null"))) == 2
+    assert spent == [31, 1002], "a long prompt is not for nothing because it is streamed"
+
+
+def test_who_goes_away_has_used_the_prompt(monkeypatch):
+    """An instructor whose account pays for prompts that impatient programs send again and again."""
+    from starlette.requests import ClientDisconnect
+
+    async def gone(*_):
+        raise ClientDisconnect
+
+    monkeypatch.setattr(Gateway, "complete", gone)
+    gate = ClassGateway({"folder": ".", "model": "m", "keys": {"": KEY}, "tokens_each": 100_000})
+    learner = Learner("Ada", 0, tokens=100_000)
+    request = SimpleNamespace(state=SimpleNamespace(learner=learner))
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(gate.complete({"messages": messages("long " * 1000)}, request))
+    assert 1000 < learner.tokens < 2000 and learner.held == 0
 
 
 # -- in front of somebody's account ----------------------------------------------------------------
@@ -136,6 +183,9 @@ def test_an_account_is_asked_for_one_model_within_bounds(account, provider):
         ({"store": True}, "store"),
         ({"service_tier": "priority"}, "service_tier"),
         ({"web_search_options": {}}, "web_search_options"),
+        ({"models": ["chosen", "dearest"]}, "models"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"best_of": 5}, "best_of"),
     ):
         status, _, told = chat(account, **body)
         assert (status, json.loads(told)["error"]["param"]) == (400, name)
@@ -166,6 +216,16 @@ def test_an_upstreams_error_keeps_its_status_and_reason(account, provider, statu
     found, headers, body = chat(account)
     assert (found, headers["retry-after"]) == (status, "4")
     assert says in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.slow
+def test_an_answer_that_breaks_off_is_a_bad_gateway(account, provider):
+    """A learner whose provider's connection breaks in mid-answer: a 502, which clients retry."""
+    provider.setattr(Provider, "cut_off", True)
+    for status in (200, 400):
+        provider.setattr(Provider, "status", status)
+        found, _, body = chat(account)
+        assert (found, json.loads(body)["error"]["code"]) == (502, "bad_gateway")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from course_staff.recording.build import load_arguments
 from course_utils.errors import CourseError
@@ -250,3 +250,87 @@ def test_a_tied_head_is_read_with_every_token():
     assert predict.decode_limit(tied, "fp16", 1.0) == pytest.approx(1e9 / whole)
     with pytest.raises(CourseError, match="mixture of experts"):
         predict.decode_limit(config("mixtral"), "fp16", 1.0)
+
+
+def test_masks_are_neither_experts_nor_convolutions():
+    """A learner with GPT-Neo, whose layers hold a mask: LoRA is counted as for any other."""
+    from peft import LoraConfig, get_peft_model
+
+    made = AutoConfig.for_model(
+        "gpt_neo",
+        **{"vocab_size": 512, "hidden_size": 64, "num_layers": 2, "num_heads": 4},
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=128,
+    )
+    model = AutoModelForCausalLM.from_config(made)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert training.lora_parameters(made, 4) == trained
+    assert training.training(made, "lora", 4).trained == trained
+
+
+@pytest.mark.parametrize("family", ["mamba", "rwkv"])
+def test_a_state_is_not_split_by_guessing(family):
+    """A learner with a state-space model and two cards reads what to do, not a traceback."""
+    sizes = {"vocab_size": 1024, "hidden_size": 128, "num_hidden_layers": 2}
+    with pytest.raises(CourseError, match="split over several cards"):
+        fit.split(AutoConfig.for_model(family, **sizes), "fp16", 3 * 2**30, 2, 1, 100)
+
+
+@pytest.mark.parametrize("family", ["git", "gpt_neox_japanese", "trocr"])
+def test_a_peak_that_paper_gets_wrong_is_refused(family):
+    """A learner with one of the few families whose run on paper is 6 to 14 % off the true one."""
+    with pytest.raises(CourseError, match="cannot be predicted"):
+        predict.activations(AutoConfig.for_model(family), "fp16", 1, 100)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_wish_for_flash_attention_changes_no_size(family, tmp_path):
+    """A learner whose config.json asks for FlashAttention, on a laptop that has none."""
+    values = {**LLAMA, "model_type": family}
+    plain = predict.inference(written(tmp_path, **values), "nf4", 1, 100).parts
+    wish = written(tmp_path, **values, attn_implementation="flash_attention_2")
+    assert predict.inference(wish, "nf4", 1, 100).parts == plain
+    assert wish._attn_implementation == "flash_attention_2", "the learner's own stays as it is"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"head_dim": -8}, {"head_dim": 0}, {"num_key_value_heads": 3}, {"is_encoder_decoder": True}],
+    ids=str,
+)
+def test_a_cache_of_a_model_that_cannot_be_is_refused(more):
+    """A learner who makes a config by hand: no negative bytes of cache, no cache of an encoder."""
+    with pytest.raises(CourseError):
+        predict.kv_cache(AutoConfig.for_model(**{**LLAMA, **more}), "fp16")
+
+
+def test_a_size_that_each_layer_has_for_itself_is_no_fault():
+    """A learner with Gemma 4, whose heads are wider in some layers: it is counted all the same."""
+    made = AutoConfig.for_model(
+        "gemma4_text",
+        **{k: v for k, v in LLAMA.items() if k != "model_type"},
+        **{"head_dim": 16, "global_head_dim": 32, "num_kv_shared_layers": 0},
+        **{
+            "hidden_size_per_layer_input": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    )
+    model = AutoModelForCausalLM.from_config(made, dtype=torch.float16)
+    measured = sum(memory.tensor_bytes(model).values())
+    assert predict.weights(made, "fp16").total == pytest.approx(measured, rel=0.01)
+
+
+def test_training_a_model_with_eyes_has_its_sizes_inside():
+    """A learner with Emu3, whose sizes stand in text_config: a prediction, no AttributeError."""
+    inside = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    made = AutoConfig.for_model("emu3", text_config={**inside, "pad_token_id": 0})
+    assert training.training(made, "qlora", 4).parts["activations"] > 0
+
+
+def test_what_paper_cannot_know_is_said_in_words():
+    """A learner with JetMoe, which asks its own numbers where to go: no name of an operation."""
+    sizes = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "kv_channels": 16}
+    made = AutoConfig.for_model("jetmoe", **sizes, num_key_value_heads=2, intermediate_size=64)
+    with pytest.raises(CourseError, match="depends on its numbers"):
+        predict.kv_cache(made, "fp16")

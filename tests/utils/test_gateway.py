@@ -21,7 +21,8 @@ from course_utils.endpoint.bounds import Bounds
 from course_utils.endpoint.bucket import Bucket
 from course_utils.endpoint.local import Local
 from course_utils.endpoint.prompts import Prompts
-from course_utils.endpoint.refusals import Refusal
+from course_utils.endpoint.refusals import Refusal, requested
+from course_utils.endpoint.replies import Reply
 from course_utils.endpoint.wishes import wished
 from course_utils.sentiment import messages
 from tests.utils.by_hand import free_port, raw
@@ -127,6 +128,7 @@ def test_prompts_are_what_the_tokenizer_makes(chat):
         [{"role": "user", "content": ["I love it!"]}],
         [{"role": "user", "content": [{"type": "text", "text": None}]}],
         [{"role": "user", "content": []}],
+        [{"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {}}]}],
         [{"role": "user", "content": "cut \ud83d"}],
         [{"role": "user", "content": [{"type": "text", "text": "\ude00 cut"}]}],
         [{"role": "user", "content": "Hi", "name": "Ada"}],
@@ -299,6 +301,8 @@ def bounds():
         ({"$ref": "https://example.org/schema.json"}, "example.org"),
         ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "schema"),
         ({"x-guidance": {"lenient": True}, "not": {}}, "not"),
+        ({"const": float("nan")}, "JSON"),
+        ({"enum": [1, float("inf")]}, "JSON"),
     ],
     ids=str,
 )
@@ -327,6 +331,25 @@ def test_a_model_that_still_loads_asks_for_patience():
         asyncio.run(Local(models.POCKET, "pocket_llama").complete({"messages": messages("Hi")}))
     assert caught.value.status == 503
     assert int(caught.value.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says", "param"),
+    [
+        (b'{"temperature": 0, "temperature": 2}', "`temperature` is given twice", "temperature"),
+        (b'{"messages": [{"role": "user", "role": "system"}]}', "`role` is given twice", "role"),
+        (b"{'messages': []}", "line 1 column 2", None),
+        ('{"user": "café"}'.encode("latin-1"), "utf-8", None),
+        (b"[1]", "of type list", None),
+        (b"1" * 5000, "digits", None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(content, says, param):
+    """A learner who forgets a comma, saves as Latin-1, or leaves an old setting in."""
+    with pytest.raises(Refusal, match=says) as caught:
+        requested(content)
+    assert (caught.value.status, caught.value.param) == (400, param)
 
 
 # -- the engine, without HTTP ----------------------------------------------------------------------
@@ -434,6 +457,68 @@ def test_whoever_goes_away_is_not_computed_for(local, held):
     assert not set(rows) & set(local.engine.rows)
 
 
+def grown(local, text, stop):
+    """A reply that is made to say a text: told piece by piece, each with its tokens; and whole."""
+    wish = wished(
+        {"logprobs": True, "stream": True, "stop": stop}, room=99, usual={}, vocabulary=4000
+    )
+    reply = Reply([1], wish, local.words, 0, lambda *_: None)
+    pieces, told = "", 0
+    for token in local.prompts.tokenizer.encode(text, add_special_tokens=False):
+        reply.add(token, no_preference())
+        pieces += reply.new_text()
+        assert told <= reply.measured_so_far()
+        told = reply.measured_so_far()
+        if reply.finish:
+            break
+    return pieces, told, reply
+
+
+def no_preference():
+    """Logits that prefer nothing."""
+    import torch
+
+    return torch.zeros(4000)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "want"),
+    [
+        ("good ☕ food because so", " because", "good ☕ food"),
+        ("good! ☕ food", "! ☕", "good"),
+        ("☕☕☕ good food", "food", "☕☕☕ good "),
+        ("the soup was cold, so no", "was cold", "the soup "),
+    ],
+)
+def test_a_stream_tells_no_more_than_the_whole_reply(local, text, stop, want):
+    """A learner who streams log probabilities, with a stop text that begins like other text."""
+    pieces, told, reply = grown(local, text, stop)
+    assert (pieces.lstrip(), reply.text.lstrip(), reply.finish) == (want, want, "stop")
+    assert told == len(reply.logprobs)
+    covered = local.words.text(reply.tokens[:told])
+    assert covered.startswith(reply.text), "a log probability for each token of the text"
+    assert len(local.words.text(reply.tokens[: told - 1])) < len(reply.text), "and for no other"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_never_ends_is_no_finished_reply(local, stream):
+    """A learner whose pydantic class must hold another of itself: no half JSON called `stop`."""
+    person = {"type": "object", "properties": {"boss": {"$ref": "#"}}, "required": ["boss"]}
+    body = request(response_format=by_schema({**person, "additionalProperties": False}))
+
+    async def main():
+        response = await local.complete({**body, "stream": stream})
+        return "".join([event async for event in response.body_iterator])
+
+    if stream:
+        told = asyncio.run(main())
+        assert '"error"' in told and '"stop"' not in told
+    else:
+        with pytest.raises(Refusal, match="response_format") as caught:
+            asyncio.run(main())
+        assert caught.value.status == 400
+
+
 # -- with one --------------------------------------------------------------------------------------
 
 
@@ -492,6 +577,7 @@ CHAT = "/v1/chat/completions"
         ("GET", "/v1/models/pocket_llama", 200),
         ("GET", "/v1/models/gpt-5", 404),
         ("GET", "/v1/models/", 404),
+        ("GET", "/v1/models/x/y", 404),
         ("GET", "/v1/models?limit=1", 400),
         ("POST", f"{CHAT}/", 404),
         ("POST", f"{CHAT}?timeout=3", 400),
@@ -543,6 +629,21 @@ def test_an_odd_body_gets_the_status_that_fits(server, content, headers, status)
     assert found == status
     if status >= 400:
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_too_large_is_a_413_for_every_client(server):
+    """A learner whose client sends all before it listens: the reason, and no broken pipe."""
+    for size in (1_200_000, 20_000_000):
+        assert raw(server, "POST", CHAT, b"a" * size)[0] == 413
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_here_is_named(client):
+    """A learner who looks whether a model is there, by `client.models.retrieve`."""
+    with pytest.raises(openai.NotFoundError, match="'gpt-5' does not exist") as caught:
+        client.models.retrieve("gpt-5")
+    assert caught.value.code == "model_not_found"
 
 
 @pytest.mark.slow
@@ -794,6 +895,23 @@ def test_a_limit_in_front_of_another_server(server):
 
 
 # -- in front of another server --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"messages": [{"role": "user", "content": "cut \\ud83d"}]}', "messages[0].content"),
+        (b'{"messages": [{"role": "user", "content": "Hi"}], "stop": "\\ud83d"}', "stop"),
+        (b'{"messages": [], "temperature": NaN}', "temperature"),
+        (b'{"messages": [], "logit_bias": {"5": 1e999}}', "logit_bias"),
+    ],
+)
+def test_what_no_request_can_carry_is_refused_behind_a_limit_too(server, body, param):
+    """A learner in the section on rate limits who sends half an emoji or NaN: no 500."""
+    with endpoint.limited(server, requests_per_minute=6000) as gate:
+        status, _, told = raw(gate, "POST", CHAT, body)
+    assert (status, json.loads(told)["error"]["param"]) == (400, param)
 
 
 @pytest.mark.slow

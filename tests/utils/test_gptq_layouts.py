@@ -303,3 +303,116 @@ def test_nothing_else_is_taken_for_a_reader_or_a_checkpoint(checkpoint, tmp_path
         with pytest.raises(CourseError, match="holds no model"):
             call(tmp_path, "transformers")
     assert [path.name for path in tmp_path.iterdir()] == ["ck"]
+
+
+def layer(name="model.layers.0.mlp.up_proj", size=128, **more):
+    """A whole layer of 256 inputs and 64 outputs as GPTQ packs it; `more` replaces its tensors."""
+    tensors = {
+        "qweight": torch.zeros(32, 64, dtype=torch.int32),
+        "qzeros": torch.full((256 // size, 8), 0x77777777, dtype=torch.int32),
+        "scales": torch.ones(256 // size, 64, dtype=torch.float16),
+        "g_idx": (torch.arange(256) // size).int(),
+    }
+    return {f"{name}.{k}": v for k, v in {**tensors, **more}.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"g_idx": None},
+        {"g_idx": torch.arange(256) // 128},
+        {"scales": torch.ones(2, 64, dtype=torch.bfloat16)},
+    ],
+    ids=["whole", "no g_idx", "long g_idx", "bf16"],
+)
+def test_a_whole_layer_is_let_in(checkpoint, tmp_path, more):
+    """A learner with a sound checkpoint: every usual way to store a layer is rewritten."""
+    folder = checkpoint(GPTQ, tensors=layer(**more))
+    for reader in ("transformers", "gptqmodel"):
+        gptq_layouts.check_readable(folder, reader)
+        gptq_layouts.convert(folder, tmp_path / reader, reader)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1"],
+    ids=["empty", "page", "pointer"],
+)
+def test_a_damaged_file_of_weights_is_named(checkpoint, tmp_path, content):
+    """A learner whose download broke off: which file, and that it is to be fetched again."""
+    folder = checkpoint(GPTQ, settings=GPTQ)
+    whole = (folder / "model.safetensors").read_bytes()
+    for bad in (content, whole[:-2]):
+        (folder / "model.safetensors").write_bytes(bad)
+        assert "model.safetensors is damaged" in refused(tmp_path, folder)
+        with pytest.raises(CourseError, match="damaged"):
+            gptq_layouts.check_readable(folder, "transformers")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (layer(qzeros=None), {}),
+        (layer(scales=None), {}),
+        (layer(qweight=torch.zeros(32, 64, dtype=torch.int64)), {}),
+        (layer(qweight=torch.zeros(32, dtype=torch.int32)), {}),
+        (layer(scales=torch.ones(64, dtype=torch.float16)), {}),
+        (layer(scales=torch.ones(2, 64, dtype=torch.int32)), {}),
+        (layer(g_idx=(torch.arange(256) // 128).float()), {}),
+        (layer(g_idx=torch.full((256,), 9).int()), {"desc_act": True}),
+        (layer(g_idx=torch.full((256,), -1).int()), {"desc_act": True}),
+        (layer(), {"group_size": 64, "desc_act": True}),
+        (layer(g_idx=None), {"group_size": 64}),
+        (layer(), {"group_size": -1, "desc_act": True}),
+        (layer(qweight=torch.zeros(256, 8, dtype=torch.int32), g_idx=None), {}),
+        (layer("lm_head"), {}),
+    ],
+)
+def test_layers_with_missing_or_odd_tensors_are_refused(checkpoint, tmp_path, tensors, said):
+    """A learner whose checkpoint is not whole, or packed as AWQ does: found before a rewriting."""
+    folder = checkpoint({**GPTQ, **said}, settings={**GPTQ, **said}, tensors=tensors)
+    assert "do not fit" in refused(tmp_path, folder)
+    with pytest.raises(CourseError, match="do not fit"):
+        gptq_layouts.check_readable(folder, "gptqmodel")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"desc_act": "false"},
+        {"sym": "true"},
+        {"checkpoint_format": 2},
+        {"format": ["gptq"]},
+        {"static_groups": 1},
+    ],
+    ids=str,
+)
+def test_settings_of_another_type_are_not_guessed(checkpoint, tmp_path, more):
+    """A learner whose JSON was written by hand: the text "false" is not taken for true."""
+    assert refused(tmp_path, checkpoint({**GPTQ, **more}))
+
+
+def test_shards_hold_what_their_index_names(checkpoint, tmp_path):
+    """A learner with shards of two downloads: the tensor that is missing is named."""
+    folder = checkpoint(GPTQ, SHARDS, index="model.safetensors.index.json")
+    whole = layer()
+    parts = [dict(list(whole.items())[:2]), dict(list(whole.items())[2:])]
+    where = {}
+    for name, part in zip(SHARDS, parts, strict=True):
+        save_file(part, folder / name)
+        where |= dict.fromkeys(part, name)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    gptq_layouts.check_readable(folder, "transformers")
+    index.write_text(json.dumps({"weight_map": {**where, "lm_head.weight": SHARDS[0]}}))
+    assert "lm_head.weight is in no file" in refused(tmp_path, folder)
+
+
+def test_settings_that_transformers_does_not_look_for(checkpoint, tmp_path):
+    """A learner whose config.json says nothing: transformers would load fresh random layers."""
+    folder = checkpoint({}, settings=OLD)
+    with pytest.raises(CourseError, match="does not see"):
+        gptq_layouts.check_readable(folder, "transformers")
+    out = gptq_layouts.convert(folder, tmp_path / "out", "transformers")
+    gptq_layouts.check_readable(out, "transformers")

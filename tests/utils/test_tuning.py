@@ -242,6 +242,66 @@ def test_what_is_odd_in_a_file_is_named(tmp_path, name, text, says):
         tuning.read(written(tmp_path, name, text))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", "", "holds no rows"),
+        ("a.csv", "text,label\n", "holds no rows"),
+        ("a.csv", "text,label\nnice,nan\n", "line 2: nan, which programs write"),
+        ("a.csv", "text,label\n#NAME?,Good\n", "line 2: #NAME., which programs write"),
+        ("a.csv", "text,label\nnice,\\N\n", "line 2: .*which programs write"),
+        ("a.csv", "text,label\ncaf\ufffd,Good\n", "line 2: the mark U.FFFD"),
+        ("a.csv", "text,label\nni\x1b[1mce,Good\n", "line 2: .*cannot be seen: U.001B"),
+        ("a.csv", b"text,label\rfine,b\rcaf\xe9,b\r", "line 3 holds other bytes"),
+        ("a.csv", '{"text": "a", "label": "b"}\n', "It holds JSON.*\n.*jsonl"),
+        ("a.csv", "\ufeff<!DOCTYPE html><p>Sign in</p>", "web page"),
+        ("a.csv", "version https://git-lfs.github.com/spec/v1\noid x\n", "git lfs pull"),
+        ("a.csv", b"BZh91AY&SY", "bzip2"),
+        ("a.csv", b"\x28\xb5\x2f\xfd\x04", "zstd"),
+    ],
+)
+def test_what_other_programs_leave_in_a_file_is_named(tmp_path, name, text, says):
+    """A learner whose export holds failed formulas, lost characters or no rows at all."""
+    with pytest.raises(CourseError, match=says):
+        tuning.read(written(tmp_path, name, text))
+
+
+def test_keys_beside_text_and_label_do_not_matter(tmp_path):
+    """A learner whose JSON rows carry other fields: those may repeat, as columns of a table may."""
+    row = '{"text": "nice", "label": "Good", "ID": 1, "id": 2, "meta": {"x": 1, "X": 2}}'
+    assert tuning.read(written(tmp_path, "a.jsonl", row)) == [("nice", "Good")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'text,label\n"Unclosed,Negative\nFine,Positive\nsaid ",Neutral\n',
+        'text,label\n"Unclosed,Good\nnice one",Good\n',
+        'id,text,label\n1,"Unclosed,very bad\n2,fine,so so\n3,said ",good\n',
+    ],
+)
+def test_a_small_table_s_rows_are_not_swallowed(tmp_path, text):
+    """A learner with a few rows, where no label stands outside the stray quotes."""
+    with pytest.raises(CourseError, match="line 2: a quote opens here and closes on line"):
+        tuning.read(written(tmp_path, "a.csv", text))
+
+
+def test_mails_that_end_alike_are_read(tmp_path):
+    """A learner with mails of several lines: "Regards, Tom" in each is no label."""
+    mail = '"Hi, team\n{}\nRegards, Tom\nSent from my phone",{}\n'
+    table = "text,label\n" + mail.format("It broke.", "Complaint") + mail.format("Fine.", "Praise")
+    assert [label for _, label in tuning.read(written(tmp_path, "a.csv", table))] == [
+        "Complaint",
+        "Praise",
+    ]
+
+
+def test_no_examples_are_not_split():
+    """A learner whose filter leaves nothing: said here, not by an empty training."""
+    with pytest.raises(CourseError, match="There are none"):
+        tuning.split([])
+
+
 def test_a_missing_file_is_said(tmp_path):
     """A learner with a slip in the name."""
     with pytest.raises(CourseError, match="cannot be read"):
@@ -286,6 +346,10 @@ def test_labels_of_any_name_pass(tokenizer):
         ([("a", "Up"), ("b", "up")], "in capitals only"),
         ([("a", "x"), ("b", "</s>")], "cannot say the label '</s>'"),
         ([("a", "x"), ("b", "long " * 30 + "end")], "tokens long"),
+        ([("a", "x"), ("b", "Unparsed")], "could not be told from one that names no label"),
+        ([("a", "x"), ("b", "</think>")], "could not be told from one that names no label"),
+        ([("a", ""), ("b", "y")], "where a text belongs"),
+        ([("a", "x"), ("b", "y\ud83d")], "where a text belongs"),
         ([("a", "x"), ("b [INST]", "y")], "refuses example 2"),
         ([("a", "x"), ("word " * 2000, "y")], "longer than 1,024 tokens"),
     ],
@@ -313,6 +377,13 @@ def test_what_cannot_be_learned_is_refused_before_training(tokenizer, examples, 
         ("10", "1O"),
         ("up", "UP"),
         ("up", "up."),
+        ("up", "'up'"),
+        ("can't say", "can\u2019t say"),
+        ("non-fiction", "non\u2013fiction"),
+        ("very good", "very_good"),
+        ("positive", "pos\u0131tive"),
+        ("1", "1.0"),
+        ("\u2764", "\u2764\ufe0f"),
     ],
 )
 def test_labels_that_look_the_same_are_told(tokenizer, one, other):

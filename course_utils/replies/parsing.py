@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+from course_utils.replies.words import (
+    ASKED,
+    CROSSED,
+    DOUBT,
+    NOT,
+    SAMPLE,
+    TEXTS,
+    THINGS,
+    follows,
+    marks,
+    opens,
+    sentences,
+)
+
 UNPARSED = "unparsed"
 
-# What a label can be the name of, what has been labelled, and words that may stand before these.
-THINGS = (
-    "sentiment|label|answer|class|category|classification|verdict|result|output|prediction|polarity"
-    "|tone|rating|type|kind|topic|intent|emotion|mood|attitude|feeling|opinion|status|priority"
-    "|decision|conclusion|assessment|response|judge?ment|urgency|score|grade|language"
-)
-TEXTS = (
-    "reviews?|text|message|note|e-?mail|comment|tweet|post|sentence|statement|passage|document"
-    "|article|headline|feedback|ticket|question|request|input|example|paragraph|customer|reviewer"
-    "|author|writer|user|speaker"
-)
 _MORE = r"overall|final|given|above|following|general|predicted|correct|detected|provided|analysis"
 _BEFORE = (
     rf"(?:(?:the|this|that|your|my|its|their)\s+)?(?:(?:{_MORE}|(?:{TEXTS}|{THINGS})(?:'s)?)\s+)"
@@ -44,39 +47,21 @@ _GIVEN = (
     r"(?:(?:based on|given|after|according to|considering)\s[^,]{1,90}|yes|no|therefore|thus),\s"
 )
 _WHY = r",?\s(?:because|since|due to|based on|as (?:it|the|they|he|she|this))\s"
-_SURE = r"\s*\((?:confidence|certainty|probability|score)\b[^()]*\)"
+_SURE = (
+    r"\s*\((?:confidence|certainty|probability|score)\b[^()]*\)|\s*\(\d[\d.]* ?% confiden(?:ce|t)\)"
+    r"|\s*[,;|]\s*(?:confidence|certainty|probability|score)(?: score| level)?\s*[:=]\s*[\w.%]+"
+)
 
-# What takes an answer back or leaves it open, and what may follow one without doing so.
-_DOUBT = re.compile(
-    r"\b(?:unable|unclear|uncertain|unsure|not sure|hard to|difficult|impossible|maybe|perhaps"
-    r"|might|may|could|possibly|probably|opposite|reverse|wrong|false|untrue|incorrect|mistake\w*"
-    r"|error|kidding|jok\w+|sarcas\w+|iron(?:y|ic\w*)|lie[ds]?|suppos\w+|if|unless|whether|or"
-    r"|pretend\w*|doubt\w*|guess\w*|neither|nor|instead|mixed|ambiguous|depends?|disagree|ignore"
-    r"|(?:do not|don't) know(?=\W*$|,)|would be|would have|should be|less|contrary|undecided|except"
-    r"|(?:cannot|can't|can not|couldn't|could not|won't|will not|wouldn't|would not|don't|do not)"
-    r"\s(?:\w+\s)?(?:say|tell|determine|decide|judge|be|call|classify|agree|assess|answer|label"
-    r"|confirm|think|believe|rate|consider|return|output))\b"
+# "neither positive nor negative", after another label: what it denies are the others
+_M = "\ue000\\d+\ue001"
+_DENIED = re.compile(
+    rf"\b(?:is |are )?(?:neither|without|not|no)\s(?:[\w-]+\s){{0,4}}{_M}(?:,?\s(?:or|nor)\s{_M})+"
 )
-_NOT = re.compile(
-    r"\b(?:not|no|never|nothing|none|hardly|barely|without|far from|anything but|other than)\b"
-    r"|n't\b"
-)
-_AFTER = re.compile(
-    r"(?:the|this|it|they|he|she|there|because|since|as|due|based|words?|both|also|customers?"
-    r"|reviewers?|additionally)\s|(?:reason|reasoning|explanation|rationale)\s*:"
-)
-_ASKS = re.compile(r"(?:is|was|are|does|do|did|has|should|would|what|which|how|why|who|when)\b")
-_OFFER = re.compile(
-    r"(?:would you like|do you (?:want|have|need)|is there anything|how (?:can|may) i|can i (?:help"
-    r"|assist)|let me know|feel free|please let me|thank|i'm (?:glad|happy|here))\b"
-)
-_CONFIDENCE = re.compile(r"(?:confidence|certainty|probability)(?: score| level)?\s*[:=]\s*\S+")
-_LABELLED = re.compile(rf"(?:it|this|that|these|the\s(?:{THINGS}|{TEXTS}))\b")
 
-_PAIRS = dict(zip("\"'`*_“‘«„([", "\"'`*_”’»“)]", strict=True))
-_CROSSED = set("👎❌✗✘🚫☐✖❎❓❔⁉")  # a label beside one of these may be a refusal
+_PAIRS = dict(zip("\"'`*_“‘«„([「『【", "\"'`*_”’»“)]」』】", strict=True))
 _OPEN = set("?？؟:…~/\\|+-=%&<>^")  # an answer that ends like this goes on, or is none
-_THOUGHT = re.compile(r"^.*</(think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
+_THINK = "think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad"
+_THOUGHT = re.compile(rf"^.*[<\[◁]/(?:{_THINK})[>\]▷]", re.DOTALL | re.IGNORECASE)
 
 
 def parser(labels: Iterable[str]) -> Callable[[Any], str]:
@@ -100,7 +85,7 @@ def _parser(labels: tuple[str, ...]) -> Callable[[Any], str]:
         if not isinstance(reply, str):
             return UNPARSED
         text = _visible(_THOUGHT.sub("", reply))
-        if re.match(r"\s*<(think|thinking|reasoning)>", text, re.IGNORECASE):
+        if re.match(rf"\s*[<\[◁](?:{_THINK})[>\]▷]", text, re.IGNORECASE):
             return UNPARSED  # cut off before it answered
         whole = reader.whole(text)
         return whole or reader.in_json(text) or reader.stated(text) or UNPARSED
@@ -116,7 +101,7 @@ def _visible(text: str) -> str:
 def _picture(mark: str) -> bool:
     """Whether a character is an emoji or the like, and not one that refuses."""
     kind = unicodedata.category(mark)
-    return (kind in ("So", "Sk") and mark not in _CROSSED and mark != "`") or mark == "\ufe0f"
+    return (kind in ("So", "Sk") and mark not in CROSSED and mark != "`") or mark == "\ufe0f"
 
 
 def _folded(text: str) -> str:
@@ -160,57 +145,73 @@ class _Reader:
         start, end = text.find("{"), text.rfind("}") + 1
         if start < 0 or end <= start:
             return ""
-        before = re.sub(r"```\w*|\[\s*$", "", text[:start]).strip().casefold()
-        after = re.sub(r"```|^\s*\]", "", text[end:]).strip().casefold()
+        before = re.sub(r"```\w*|<\w+>|\[\s*$", "", text[:start]).strip().casefold()
+        after = re.sub(r"```|</\w+>|^\s*\]", "", text[end:]).strip().casefold()
         marked = self.mention.search(before) or self.mention.search(after)
-        if marked or _NOT.search(before) or not all(map(_opens, _sentences(before))):
+        if (
+            marked
+            or NOT.search(before)
+            or SAMPLE.search(before)
+            or not all(map(opens, sentences(before)))
+        ):
             return ""
-        if not all(_follows(sentence) for sentence in _sentences(after)):
+        if not all(follows(sentence) for sentence in sentences(after)):
             return ""
         try:
             found = json.loads(text[start:end], object_pairs_hook=_Pairs)
         except (ValueError, RecursionError):
             return ""
-        said = {self.whole(value) for value in _answers(found, self.mention)}
+        said = {self.whole(v) or self.stated(v) for v in _answers(found, self.mention)}
         return said.pop() if len(said) == 1 else ""
 
     def stated(self, text: str) -> str:
         """The label that sentences state, if what stands around them leaves it standing."""
         said: set[str] = set()
-        for sentence in _sentences(self._marked(text)):
-            label = self._label_of(sentence)
+        before = ""
+        for sentence in sentences(self._marked(text)):
+            sentence = self._undenied(sentence, said)
+            label, last, before = self._label_of(sentence), before, sentence
             if label:
+                if not said and last[-1:] == ":" and not ASKED.search(last):
+                    return ""  # "The text says:", and the label on the next line
                 said.add(label)
-            elif label is None or not (self._stands(said, sentence) if said else _opens(sentence)):
+            elif label is None or not (self._stands(said, sentence) if said else opens(sentence)):
                 return ""
         return said.pop() if len(said) == 1 else ""
 
+    def _undenied(self, sentence: str, said: set[str]) -> str:
+        """The sentence without "neither positive nor negative", where another label was said."""
+        denied = _DENIED.search(sentence)
+        if said and denied and not {self._name(n) for n in marks(denied[0])} & said:
+            return sentence.replace(denied[0], "so")
+        return sentence
+
     def _stands(self, said: set[str], sentence: str) -> bool:
         """Whether what was said still stands after a sentence that states nothing."""
-        named = {self._name(n) for n in _marks(sentence)}
-        if named - said or (named and _NOT.search(sentence)):
+        named = {self._name(n) for n in marks(sentence)}
+        if named - said or (named and NOT.search(sentence)):
             return False
-        return _follows(re.sub(r"\ue000\d+\ue001", "it", sentence))
+        return follows(re.sub(r"\ue000\d+\ue001", "it", sentence))
 
     def _label_of(self, sentence: str) -> str | None:
         """The label a sentence states, "" where it states none; None: two labels, or a denial."""
-        if len({self._name(n) for n in _marks(sentence)}) > 1:
+        if len({self._name(n) for n in marks(sentence)}) > 1:
             return None
         stated = self.form.fullmatch(sentence)
         if not stated:
             first, joint, last = _rsplit(r",\s(?:but|so|and)\s", sentence)
             stated = self.form.fullmatch(last) if joint else None
-            if not stated or not _opens(first + "."):
+            if not stated or not opens(first + "."):
                 return ""
         why, end = stated["why"] or stated["more"] or "", stated["end"] or ""
-        if "?" in why or _marks(why) or (stated["more"] and not _follows(why)):
+        if "?" in why or marks(why) or (stated["more"] and not follows(why)):
             return None
         given = stated["given"] or ""
-        if _DOUBT.search(given) or (" " in given.strip() and _NOT.search(given)):
+        if DOUBT.search(given) or (" " in given.strip() and NOT.search(given)):
             return None
-        if ".." in end or (_OPEN | _CROSSED) & set(end):
+        if ".." in end or (_OPEN | CROSSED) & set(end):
             return None
-        return self._name(next(n for n in _marks(sentence)))
+        return self._name(next(n for n in marks(sentence)))
 
     def _name(self, number: int) -> str:
         """The label behind a mark's number; "" for a mark that two labels share."""
@@ -220,9 +221,12 @@ class _Reader:
         """The text in small letters, every label in it as a mark, markdown and quotes taken off."""
         text = re.sub(r"[’‘]", "'", "".join(c for c in text.casefold() if not _picture(c)))
         text = self.mention.sub(self._mark, text)
-        text = re.sub(r"\*+|`+|__+|^#+\s|^[-•]\s|\\boxed(?=\{)", "", text, flags=re.M)
-        text = re.sub(r"[\"'“”«»(\[{](\ue000\d+\ue001)([.!,]?)[\"'“”«»)\]}]", r"\1\2", text)
-        text = re.sub(rf"<({THINGS})>\s*(\ue000\d+\ue001)\s*</\1>", r"\1: \2", text)
+        text = re.sub(r"\*+|`+|__+|^#+\s|^[-•]\s|\$|\\(?:boxed|text)(?=\{)", "", text, flags=re.M)
+        text = re.sub(rf"^\d[.)]\s+(?=(?:{_KEY}|reason|explanation)\s*:)", "", text, flags=re.M)
+        text = re.sub(
+            r"[\"'“”«»(\[{_]{1,2}(\ue000\d+\ue001)([.!,]?)[\"'“”«»)\]}_]{1,2}", r"\1\2", text
+        )
+        text = re.sub(rf"<((?:final_)?(?:{THINGS}))>\s*(\ue000\d+\ue001)\s*</\1>", r"\1: \2", text)
         return re.sub(r"[\"“«]([^\"“”«»\ue000]{3,})[\"”»]", "QUOTE", text)
 
     def _mark(self, found: re.Match[str]) -> str:
@@ -234,7 +238,7 @@ class _Reader:
 
 def _bounded(label: str) -> str:
     """A pattern for a label as a word of its own; scripts without spaces have no such bounds."""
-    left, right = (r"(?<!\w)", r"(?!\w)") if label.isascii() else ("", "")
+    left, right = (r"(?<![^\W_])", r"(?![^\W_])") if label.isascii() else ("", "")
     return (left if label[0].isalnum() else "") + re.escape(label) + right
 
 
@@ -242,7 +246,7 @@ def _form(very: str) -> re.Pattern[str]:
     """The sentences that state a label, given the words that may stand before one."""
     label = (
         rf"(?:an?\s+)?(?:(?:{very})\s+)?\ue000\d+\ue001(?:\s+(?:one|{THINGS}|{TEXTS}))?"
-        r"(?:\s+in\s+(?:nature|tone|sentiment))?"
+        r"(?:\s+in\s+(?:nature|tone|sentiment)|\s+overall)?"
     )
     subject = rf"(?:i\s+(?:think|believe)\s+(?:that\s+)?)?{_SUBJECT}{_IS}\s*"
     say = rf"{_SAY}\s+(?:{_SUBJECT}\s+)?(?:as\s+)?|{_SAY}\s+{_SUBJECT}{_IS}\s*"
@@ -267,42 +271,6 @@ def _unwrapped(text: str) -> str:
     return re.sub(r"^[-•#*]+\s+(?=[^\W\d])", "", text)
 
 
-def _sentences(text: str) -> list[str]:
-    """The sentences of a text; a question keeps its mark, a finished one its full stop."""
-    parts = re.findall(r"[^\n]+?(?:[.!?。！？…]+(?=[\"')\]]*(?:\s|$))[\"')\]]*|$|(?=\n))", text)
-    return [part.strip() for part in parts if part.strip(" \t.!。-=_")]
-
-
-def _marks(text: str) -> list[int]:
-    """The numbers of the labels marked in a text."""
-    return [int(n) for n in re.findall(r"\ue000(\d+)\ue001", text)] + [-1] * text.count("\ue002")
-
-
-def _opens(sentence: str) -> bool:
-    """Whether a sentence before an answer leaves it open what the answer will be."""
-    if "?" in sentence or _marks(sentence) or _DOUBT.search(sentence) or _CROSSED & set(sentence):
-        return False
-    if any(c.isdigit() for c in sentence) and not any(c.isalpha() for c in sentence):
-        return False  # "1." before a label: one of a list
-    unfinished = sentence[-1:] not in ".!。"  # "This isn't", and the label on the next line
-    if unfinished and _ASKS.match(sentence):
-        return False
-    words = sentence.split()
-    last = words[-6:] if unfinished or len(words) <= 3 else words[-1:]
-    return not _NOT.search(" ".join(last))
-
-
-def _follows(sentence: str) -> bool:
-    """Whether a sentence after an answer lets it stand: a reason, a confidence, an offer."""
-    if _OFFER.match(sentence) or _CONFIDENCE.fullmatch(sentence.strip(" .")):
-        return True
-    if not any(c.isalnum() for c in sentence):
-        return "?" not in sentence and not _CROSSED & set(sentence)
-    if not _AFTER.match(sentence) or "?" in sentence or _DOUBT.search(sentence):
-        return False
-    return not (_LABELLED.match(sentence) and _NOT.search(sentence))
-
-
 def _rsplit(pattern: str, text: str) -> tuple[str, str, str]:
     """What stands before the last match, the match, and what stands after it."""
     found = list(re.finditer(pattern, text))
@@ -315,6 +283,18 @@ class _Pairs(list[Any]):
     """A JSON object as its pairs, so that a key given twice is seen twice."""
 
 
+# a field that takes the others back, and the names of objects that may hold an answer
+_TAKEN_BACK = re.compile(
+    rf"(?:is )?(?:valid|correct|success)=false"
+    r"|(?:error|negated|ambiguous|refused)=(?!null|false|\"\").+"
+    rf"|(?:{THINGS})=\"(?:unknown|unclear|undecided|mixed|none|n/a|unparsed|cannot .*)\""
+)
+_INSIDE = re.compile(
+    rf"(?:(?:{_MORE}|{THINGS}|review|text|message|tweet|email|document|data|arguments|parameters"
+    rf"|results|content) ?)+"
+)
+
+
 def _answers(found: Any, mention: re.Pattern[str]) -> list[str]:
     """The texts of the fields that are named like an answer, of objects inside objects too."""
     said: list[str] = []
@@ -322,9 +302,14 @@ def _answers(found: Any, mention: re.Pattern[str]) -> list[str]:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).casefold()
         words = re.sub(r"[\W_]+", " ", words).strip()
         value = value[0] if type(value) is list and len(value) == 1 else value
+        if _TAKEN_BACK.fullmatch(f"{words}={json.dumps(value)}".casefold()):
+            return [""]
         if isinstance(value, _Pairs):
-            said += _answers(value, mention)
-        elif re.fullmatch(rf"(?:(?:{_MORE}|{TEXTS}|{THINGS}) ?)*\b(?:{THINGS})(?: name)?", words):
+            said += _answers(value, mention) if _INSIDE.fullmatch(words) else []
+        elif re.fullmatch(
+            rf"(?:(?:{_MORE}|{TEXTS}|{THINGS}) ?)*\b(?:{THINGS}|sentiment analysis)(?: name)?",
+            words,
+        ):
             text = str(value) if type(value) in (int, str) else ""
             said += [text] if mention.search(text.casefold()) else []
     return said
