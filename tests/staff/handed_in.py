@@ -113,7 +113,7 @@ def hostile(victim: Path) -> dict[str, tuple[str, str]]:
         ),
         "answers without end": (
             "def endless():\n    while True:\n        yield 1\n\n\ncheck('03.3', endless())",
-            "not callable",
+            "should be a function",
         ),
         "answers with itself": ("a = []\na.append(a)\ncheck('03.1', a)", "not yet"),
         "is no Python": ("def has(:\n\ncheck('03.3', has)", "is no Python"),
