@@ -50,6 +50,11 @@ MEANINGS = (
         'pip install "ray[client]", or run it on the head node with the address auto.',
     ),
     (
+        "Ray client server failed|Proxy failed to Connect",
+        "The cluster answers, and did not get ready for this program in time.",
+        "It may have just started, or be busy: wait a minute, and run it again.",
+    ),
+    (
         "Could not find any running|multiple active Ray",
         "There is not one Ray cluster here that could be meant.",
         "Start one (`ray start --head`), or give its address, like 10.0.0.5:6379.",

@@ -207,7 +207,7 @@ def a_node_joins_late(source: Path, target: Path) -> str:
 
 
 OUTSIDE = """
-import subprocess, sys, time
+import os, socket, subprocess, sys, time
 sys.path.insert(0, {folder!r})
 import label_reviews
 from course_utils import cluster
@@ -215,12 +215,20 @@ from course_utils import cluster
 from ray.cluster_utils import Cluster
 
 cluster.ready()
+os.environ["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "300"  # not 30: the machine is busy
+os.environ["RAY_worker_niceness"] = "0"  # nor behind all others
 door, *rest = cluster.free_ports(1 + len(cluster.PORTS))
+ports = dict(zip(cluster.PORTS, rest))
 machine = Cluster()
 machine.add_node(
     num_cpus=6, object_store_memory=cluster.STORE, ray_client_server_port=door,
-    **cluster.LEAN, **dict(zip(cluster.PORTS, rest)),
+    **cluster.LEAN, **ports,
 )
+for port in (door, ports["runtime_env_agent_port"]):  # a cluster that is still starting says no
+    end = time.monotonic() + {patience}
+    while socket.socket().connect_ex((machine.head_node.node_ip_address, port)):
+        assert time.monotonic() < end, f"nobody listens at {{port}}"
+        time.sleep(0.2)
 said = [*sys.argv[1:], "--workers", "2", "--address", f"ray://127.0.0.1:{{door}}"]
 code = subprocess.call([sys.executable, label_reviews.__file__, *said])
 machine.shutdown()
@@ -230,7 +238,7 @@ sys.exit(code)
 
 def from_outside(source: Path, target: Path) -> str:
     """The job sent through Ray's client by a process that is on no node; what it printed."""
-    program = ("-c", OUTSIDE.format(folder=str(SCRIPT.parent)))
+    program = ("-c", OUTSIDE.format(folder=str(SCRIPT.parent), patience=PATIENCE))
     status, said = Run(source, target, program=program).end()
     assert status == 0, said
     return said

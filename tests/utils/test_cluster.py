@@ -118,6 +118,11 @@ def client_missing():
     raise ImportError("Ray Client requires pip package `ray[client]`.")
 
 
+def door_not_open_yet():
+    """What Ray raises for ray:// where the cluster has only just started."""
+    raise ConnectionAbortedError("Initialization failure: Starting Ray client server failed. See …")
+
+
 def port_taken():
     """What Ray raises where its own port is taken."""
     raise RuntimeError("Failed to start GCS. Failed to bind: Address already in use")
@@ -131,6 +136,7 @@ def port_taken():
         (other_token, "does not let this machine in"),
         (imported_too_early, "Ray was imported before"),
         (client_missing, "Ray's client"),
+        (door_not_open_yet, "did not get ready"),
         (port_taken, "port that Ray wants is taken"),
     ],
 )
