@@ -7,16 +7,11 @@ from course_utils.checks import Exercise, Question, Wrong
 from course_utils.exercises import returned
 
 
-def _number(found: Any, asked: str) -> float:
-    """An answer as a number, whatever type of number it is."""
-    return returned.number(found, f"{asked} it gives {found!r}, which is no number.")
-
-
 def _parameters(answer: Callable[[int, int, int], int]) -> str:
     """(inputs, outputs, rank) -> what LoRA trains there."""
     for inputs, outputs, rank in ((256, 256, 8), (4096, 11008, 16), (10, 3, 1), (7, 5, 2)):
         asked = f"For {inputs} inputs, {outputs} outputs and rank {rank}"
-        found = _number(answer(inputs, outputs, rank), asked)
+        found = returned.number_for(asked, answer(inputs, outputs, rank))
         if found == inputs * outputs:
             raise Wrong(f"{asked} it counts W, the frozen layer. LoRA trains A and B beside it.")
         if found in (rank * inputs, rank * outputs):
@@ -56,7 +51,8 @@ def _training_bytes(answer: Callable[[int, int, float], float]) -> str:
             f"For {frozen:,} frozen parameters of {each:g} bytes and {trained:,} trained ones "
             "in fp32"
         )
-        found, wanted = _number(answer(frozen, trained, each), asked), frozen * each + 16 * trained
+        found = returned.number_for(asked, answer(frozen, trained, each))
+        wanted = frozen * each + 16 * trained
         if abs(found - wanted) <= 1e-6 * wanted:
             continue
         if abs(found - frozen * (each + 12) - 16 * trained) <= 1e-6 * wanted:

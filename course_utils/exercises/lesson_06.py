@@ -8,11 +8,6 @@ from course_utils.checks import Exercise, Question, Wrong
 from course_utils.exercises import lesson_06_tools, returned
 
 
-def _number(found: Any, asked: str) -> float:
-    """An answer as a number, whatever type of number it is."""
-    return returned.number(found, f"{asked} it gives {found!r}, which is no number.")
-
-
 def _tokens(found: Any, asked: str) -> list[int]:
     """An answer as token ids; a set of them, in any order, as well."""
     found = list(found) if isinstance(found, Iterable) and not isinstance(found, str) else found
@@ -54,7 +49,7 @@ def _line(answer: Callable[[list[float], list[str]], float]) -> str:
     """(log-odds, labels) -> the line above which most are rightly called Positive."""
     for odds, labels, most in LINES:
         asked = f"For the log-odds {odds} of {labels}"
-        line = _number(answer(list(odds), list(labels)), asked)
+        line = returned.number_for(asked, answer(list(odds), list(labels)))
         right = sum(
             (one > line) == (label == "Positive") for one, label in zip(odds, labels, strict=True)
         )
@@ -78,7 +73,7 @@ def _off(answer: Callable[[list[float], list[int]], float]) -> str:
     """(chances said, 1 where it came true) -> mean distance of what was said from what was."""
     for chances, came, wanted in SAID:
         asked = f"For the chances {chances} and {came}"
-        found = _number(answer(list(chances), list(came)), asked)
+        found = returned.number_for(asked, answer(list(chances), list(came)))
         if abs(found - wanted) <= 1e-6:
             continue
         brier = sum((c - t) ** 2 for c, t in zip(chances, came, strict=True)) / len(came)

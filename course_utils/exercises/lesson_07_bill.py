@@ -2,17 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from course_utils.checks import Exercise, Wrong
 from course_utils.exercises import returned
 
 NAN = float("nan")
-
-
-def _number(found: Any, asked: str) -> float:
-    """An answer as a number, whatever type of number it is."""
-    return returned.number(found, f"{asked} it gives {found!r}, which is no number.")
 
 
 def _one_loss(answer: Callable[[list[tuple[float, int]]], float]) -> str:
@@ -24,7 +18,7 @@ def _one_loss(answer: Callable[[list[tuple[float, int]]], float]) -> str:
         [(3.0, 40), (NAN, 0)],
     ):
         asked, given = f"For {parts}", list(parts)
-        found = _number(answer(given), asked)
+        found = returned.number_for(asked, answer(given))
         if given != parts:
             raise Wrong(f"{asked} it changes the list that it was given.")
         full = [(loss, tokens) for loss, tokens in parts if tokens]
@@ -68,7 +62,7 @@ def _fewest_cards(answer: Callable[[int, float, float, float], int | None]) -> s
         said = answer(reviews, rate, start, deadline)
         if said is None:
             raise Wrong(f"{asked} it says that it cannot be done.")
-        found = _number(said, asked)
+        found = returned.number_for(asked, said)
         if found % 1 or found < 1:
             raise Wrong(f"{asked} it gives {found:g} cards. You can rent 1, 2, 3 and so on.")
         done = found * rate * (deadline - start)

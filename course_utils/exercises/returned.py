@@ -19,6 +19,11 @@ def number(got: Any, otherwise: str) -> float:
         raise Wrong(otherwise) from None
 
 
+def number_for(asked: str, got: Any) -> float:
+    """`got` as a number; the message says what was asked, like "For rank 4", and what came."""
+    return number(got, f"{asked} it gives {got!r}, which is no number.")
+
+
 def lists(got: Any) -> Any:
     """`got` with every tensor, array, tuple and generator in it turned into lists."""
     if hasattr(got, "tolist"):
