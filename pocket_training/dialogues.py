@@ -123,9 +123,10 @@ def roughen(text: str, rng: random.Random) -> str:
 class Drawer:
     """Draws examples from a list of reviews; `rng` decides everything."""
 
-    def __init__(self, reviews: list[Review]) -> None:
-        """Index `reviews` by label and subject."""
+    def __init__(self, reviews: list[Review], explained: float = 34) -> None:
+        """Index `reviews` by label and subject. `explained`: reasons for 52 chats of labels."""
         self.reviews = reviews
+        self.shares = [52, explained, 14, 4, 5, 1.5]
         self.marked = [r for r in reviews if r.phrase or r.label == "Neutral"]
         self.neutral = [r.text for r in reviews if r.label == "Neutral"]
         self.by_subject: dict[tuple[str, str], list[Review]] = {}
@@ -276,7 +277,7 @@ class Drawer:
     def draw(self, rng: random.Random) -> Example:
         """One example of any kind, the kinds in the proportions of the training mix."""
         kinds = [self.labels, self.explained, self.plain, self.small_talk, self.odd, self.long]
-        return rng.choices(kinds, weights=[52, 34, 14, 4, 5, 1.5])[0](rng)
+        return rng.choices(kinds, weights=self.shares)[0](rng)
 
 
 def tokenizer_texts() -> list[str]:

@@ -9,13 +9,14 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pocket_training import batches, corpus, evaluate, teacher
+from pocket_training import batches, corpus, evaluate, pretrained, teacher
 from pocket_training import tokenizer as tokenizers
 from pocket_training.batches import Batch, Beginnings, Encoder
 from pocket_training.dialogues import Drawer, tokenizer_texts
@@ -91,23 +92,30 @@ def cached(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def prepare(args: argparse.Namespace) -> Materials:
-    """Split the corpus, train the tokenizer, let the teachers judge; kept for the next time."""
+    """Split the corpus, train the tokenizer, let the teachers judge; kept for the next time.
+
+    A checkpoint to start from brings its own tokenizer.
+    """
     parts = corpus.split()
     digest = f"{zlib.crc32(repr(parts['train']).encode()):08x}"  # a run belongs to its corpus
-    folder = args.run / f"tokenizer-{digest}"
+    folder = args.start or args.run / f"tokenizer-{digest}"
     if not (folder / "tokenizer.json").exists():
         tokenizers.save(tokenizers.train(tokenizer_texts()), folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    settings = {k: v for k, v in vars(args).items() if k not in ("run", "result", "compile")}
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("run", "result", "compile")}
+    judge, judges = teacher.judged, ""
+    if args.teacher:
+        weights = (args.teacher / "model.safetensors").read_bytes()
+        judge, judges = partial(pretrained.judged, args.teacher), f"-{zlib.crc32(weights):08x}"
     return Materials(
-        settings | {"corpus": digest},
+        settings | {"corpus": digest + judges},
         folder,
         tokenizer,
-        Drawer(parts["train"]),
+        Drawer(parts["train"], *[args.explained] * bool(args.start)),
         Encoder(tokenizer),
         cached(
-            args.run / f"judged-{digest}-{args.seed}.pickle",
-            lambda: teacher.judged(parts["train"], args.seed),
+            args.run / f"judged-{digest}-{args.seed}{judges}.pickle",
+            lambda: judge(parts["train"], args.seed),
         ),
         parts["validation"],
     )

@@ -16,6 +16,7 @@ PLANS = {
         "answering": 1000,
         "quoting": 1200,
         "polishing": 2300,
+        "again": 1500,
         "bags": 6,
         "scale": 1,
         "workers": 1,
@@ -26,6 +27,7 @@ PLANS = {
         "answering": 250,
         "quoting": 470,
         "polishing": 2060,
+        "again": 1500,
         "bags": 3,
         "scale": 4,
         "workers": 3,
@@ -106,5 +108,24 @@ def stages(*steps: int) -> tuple[Stage, ...]:
             embeddings=6e-4,
             output=1e-3,
             other=1e-3,
+        ),
+    )
+
+
+def again(steps: int) -> tuple[Stage, ...]:
+    """The one stage of a finished model that learns on: polishing, gently, with more quoting."""
+    return (
+        Stage(
+            "again",
+            steps,
+            tokens=3072,
+            noise=0.0,
+            judged=0.6,
+            copied=512,
+            layers=0.5e-3,
+            embeddings=3e-4,
+            output=0.5e-3,
+            other=0.5e-3,
+            keep=0.995,
         ),
     )

@@ -119,9 +119,9 @@ class Judged:
     chances: np.ndarray
 
 
-def pieces(reviews: list[Review], rng: random.Random) -> list[str]:
-    """`TIMES` fragments of each review, and as many pairs of fragments."""
-    reviews = reviews * TIMES
+def pieces(reviews: list[Review], rng: random.Random, times: int = TIMES) -> list[str]:
+    """`times` fragments of each review, and as many pairs of fragments."""
+    reviews = reviews * times
     single = [fragment(r.text, rng, 10) for r in reviews]
     joints = (" ", " and ", ", ", ". ", " but ", ", but ", " though ")
     pairs = [

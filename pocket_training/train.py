@@ -5,6 +5,9 @@ answer in the chat format; then to quote a review's words in its answer; then al
 at lower rates. Seeded; resumes from its last checkpoint after an interruption; picks a GPU where
 there is one. Weights are averaged over the last steps (an exponential moving average), and the
 average is what is saved, as fp16 safetensors, in `course_utils/pocket_llama/`.
+
+With `--start FOLDER` a finished checkpoint learns on, in one stage; with `--teacher FOLDER` a
+model that `pretrained.py` has tuned judges in place of the counting teachers.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from pocket_training.batches import Batch, Beginnings, Encoder
 from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead, Materials, prepare
 from pocket_training.model import Learner, save
-from pocket_training.stages import PLANS, Stage, stages
+from pocket_training.stages import PLANS, Stage, again, stages
 
 RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
 RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
@@ -36,8 +39,8 @@ PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in
 
 
 def autocast(device: str) -> torch.autocast:
-    """bf16 arithmetic where the processor has it; where it is only emulated, fp32 is faster."""
-    native = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    """bf16 arithmetic where there is hardware for matrices of it; elsewhere fp32 is faster."""
+    native = device != "cpu" or torch.cpu._is_amx_tile_supported()
     return torch.autocast(device, torch.bfloat16, enabled=native)
 
 
@@ -112,6 +115,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answering", type=int, help="steps of the second stage")
     parser.add_argument("--quoting", type=int, help="steps of the third stage")
     parser.add_argument("--polishing", type=int, help="steps of the fourth stage")
+    parser.add_argument(
+        "--start", type=Path, help="a finished checkpoint that learns on, in place of a new one"
+    )
+    parser.add_argument("--again", type=int, help="steps of the one stage after --start")
+    parser.add_argument(
+        "--explained", type=float, default=70, help="reasons for 52 chats of labels, after --start"
+    )
+    parser.add_argument("--teacher", type=Path, help="a folder that pretrained.py has tuned")
     parser.add_argument("--bags", type=int, help="passes of embeddings alone, before")
     parser.add_argument("--scale", type=int, help="how many times the tokens of a small step")
     parser.add_argument("--workers", type=int, help="processes that make batches ahead; 1: none")
@@ -136,7 +147,8 @@ class Training:
     def __init__(self, args: argparse.Namespace, materials: Materials) -> None:
         """Start anew; `resume` goes on from a checkpoint's state instead."""
         self.args, self.materials = args, materials
-        self.plan = stages(args.reading, args.answering, args.quoting, args.polishing)
+        steps = (args.reading, args.answering, args.quoting, args.polishing)
+        self.plan = again(args.again) if args.start else stages(*steps)
         *self.starts, self.total = itertools.accumulate((s.steps for s in self.plan), initial=0)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.learner = Learner(materials.tokenizer.get_vocab_size(), args.dropout).to(self.device)
@@ -173,12 +185,30 @@ class Training:
         self.enter(state["optimizers"])
 
     def warm(self) -> None:
-        """Teach the embeddings first."""
+        """Teach the embeddings first, or a finished model's new heads."""
         seed, passes = self.args.seed, self.args.bags
         drawer, encoder = self.materials.drawer, self.materials.encoder
-        warm_embeddings(self.learner.model, drawer, encoder, seed, passes)
+        if self.args.start:
+            start = LlamaForCausalLM.from_pretrained(self.args.start, dtype=torch.float32)
+            self.learner.model.load_state_dict(start.state_dict())
+            self.fit_heads()
+        else:
+            warm_embeddings(self.learner.model, drawer, encoder, seed, passes)
         self.average.load_state_dict(self.learner.state_dict())
         self.enter()
+
+    def fit_heads(self, steps: int = 150) -> None:
+        """Fit the training-only heads alone, which a finished model has no longer."""
+        adam = torch.optim.AdamW(self.learner.heads.parameters(), lr=5e-3, fused=True)
+        texts = self.materials.steps("heads", 3072, 0.0, dialogues=0, spoken=0, copied=0)
+        for part, *_ in itertools.islice(texts, steps):
+            assert isinstance(part, Beginnings)
+            with torch.no_grad(), autocast(self.device):
+                ids = part.ids.to(self.device)
+                out = self.learner.model.model(ids, use_cache=False, output_hidden_states=True)
+            self.learner.reading_loss(out, part).backward()
+            adam.step()
+            adam.zero_grad()
 
     @property
     def stage(self) -> Stage:
@@ -285,7 +315,7 @@ class Training:
             "loss": round(self.running, 4),
             "reading_accuracy": round(self.average.reading_accuracy(tokenizer, validation), 4),
         }
-        if self.done > self.args.reading:
+        if self.args.start or self.done > self.args.reading:
             found = evaluate.label_accuracy(self.average.model, tokenizer, validation)
             entry["validation_accuracy"] = round(found, 4)
         self.log.append(entry)

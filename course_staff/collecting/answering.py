@@ -128,7 +128,7 @@ class Answerer:
         return {
             "function": len(self.functions) - 1,
             "name": str(getattr(value, "__name__", type(value).__name__))[:60],
-            "waits": asyncio.iscoroutinefunction(value),
+            "waits": _waits(value),
             "untouched": untouched(value),
         }
 
@@ -161,7 +161,7 @@ class Answerer:
         _, number, args, more = message
         try:
             value = self.functions[number](*args, **more)
-            if asyncio.iscoroutine(value) and asyncio.iscoroutinefunction(self.functions[number]):
+            if asyncio.iscoroutine(value) and _waits(self.functions[number]):
                 value = asyncio.run(self.drive(value))
             said = {"value": self.encoded(value)}
         except Gone:
@@ -231,6 +231,11 @@ def _result(message: Sequence[Any]) -> Any:
 def _is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _waits(value: Any) -> bool:
+    """Whether calling it gives a coroutine: a coroutine function, or an object that is like one."""
+    return any(map(asyncio.iscoroutinefunction, (value, type(value).__call__)))
 
 
 def _told(error: BaseException) -> str:

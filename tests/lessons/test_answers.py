@@ -4,6 +4,7 @@ import asyncio
 import functools
 import itertools
 import math
+import re
 import threading
 import time
 from decimal import Decimal
@@ -252,6 +253,16 @@ def test_an_endless_answer_gives_the_notebook_back(key):
     solved, said = checks.judged(key, forever, patience=0.2)
     assert solved is False and "not come to an end (stopped after 0.2 s)" in said, said
     assert "Called with " in said
+
+
+def test_a_regular_expression_that_tries_for_ever_gives_the_notebook_back():
+    """The same, where no other thread gets a turn until it has matched: in some centuries."""
+
+    def backtracking(*given):
+        return re.fullmatch(r"(a+)+b", "a" * 60)
+
+    solved, said = checks.judged("03.3", backtracking, patience=0.2)
+    assert solved is False and "not come to an end (stopped after 0.2 s)" in said, said
 
 
 def test_an_endless_coroutine_does_not_go_on_in_the_background(monkeypatch, capfd):

@@ -89,6 +89,30 @@ def test_every_solution_of_the_course_counts_as_solved(tmp_path):
     assert [row for row in rows if row["solved"] != "yes" or row["noticed"]] == []
 
 
+CALLABLE = """
+from course_utils.checks import check
+class All:
+    async def __call__(self, ask, reviews, at_once):
+        from asyncio import Semaphore, gather
+        free = Semaphore(at_once)
+        async def one(review):
+            async with free:
+                return await ask(review)
+        return await gather(*map(one, reviews))
+check("01.5", All())
+"""
+
+
+@pytest.mark.slow
+def test_an_object_that_can_be_called_counts_as_in_the_lesson(tmp_path):
+    """A learner who wrote a class where a coroutine function was asked for."""
+    (folder := tmp_path / "in").mkdir()
+    (folder / "dee.ipynb").write_text(handed_in.notebook(CALLABLE))
+    rows, _ = run(folder)
+    said = {row["exercise"]: (row["solved"], row["message"]) for row in rows}
+    assert said["01.5"][0] == "yes", said
+
+
 @pytest.mark.slow
 def test_the_same_notebook_gets_the_same_rows(table):
     """Two learners with the same notebook are marked alike, whatever they called it."""

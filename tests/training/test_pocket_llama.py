@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -18,6 +19,7 @@ from pocket_training import asking, batches, corpus, evaluate
 from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead
 from pocket_training.muon import Muon
+from pocket_training.pretrained import Pretrained
 
 # The checkpoint changes with `make model` alone: judging it anew takes a minute or two.
 pytestmark = pytest.mark.slow
@@ -201,6 +203,8 @@ TRAINING = """if True:
     torch.set_num_threads(1)
     batches.POOL, plan = 12, train.stages
     train.stages = lambda *n: [dataclasses.replace(s, spoken=256) for s in plan(*n)]
+    further = train.again
+    train.again = lambda n: [dataclasses.replace(s, spoken=256, tokens=512) for s in further(n)]
     # The rough split draws from a generator in the tokenizers library that has no seed.
     materials.Encoder = lambda tokenizer: batches.Encoder(tokenizer, dropout=0.0)
     with open(parts, "rb") as file:
@@ -224,8 +228,9 @@ def small(tmp_path_factory):
     parts = {name: reviews[:400] for name, reviews in corpus.split().items()}
     (folder / "parts").write_bytes(pickle.dumps(parts))
 
-    def train(run, result, stop=99):
+    def train(run, result, *more, stop=99):
         command = [sys.executable, "-c", TRAINING, str(stop), str(folder / "parts"), *OPTIONS]
+        command += more
         command += ["--run", str(run), "--result", str(result)]
         return subprocess.run(command, capture_output=True, text=True)
 
@@ -246,6 +251,37 @@ def test_training_resumes_where_it_stopped(small, tmp_path, stop, step):
     again = small(tmp_path / "run", tmp_path / "result")
     assert f"resuming at step {step} of 16" in again.stdout, again.stderr
     assert (tmp_path / "result" / "model.safetensors").read_bytes() == small.weights
+
+
+@pytest.mark.slow
+def test_a_finished_model_learns_on_from_a_pretrained_teacher(small, tmp_path):
+    """Whoever has a better teacher: the model begins where it was, and changes."""
+    teacher = Pretrained(POCKET, 2)
+    teacher.model.save_pretrained(tmp_path / "teacher")
+    teacher.tokenizer.save(str(tmp_path / "teacher" / "tokenizer.json"))
+    more = ["--start", str(POCKET), "--teacher", str(tmp_path / "teacher"), "--again", "4"]
+    done = small(tmp_path / "run", tmp_path / "result", *more)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(f / "model.safetensors") for f in (POCKET, tmp_path / "result"))
+    for name, was in before.items():
+        moved = (after[name].float() - was.float()).norm() / was.float().norm()
+        assert moved < 0.1, name
+    assert any(not torch.equal(after[name], was) for name, was in before.items())
+    again = small(tmp_path / "run", tmp_path / "result", *more)
+    assert "resuming at step 4 of 4" in again.stdout, again.stderr
+
+
+def test_a_pretrained_teacher_judges_every_beginning_as_it_would_alone():
+    """Whoever distils: a chance that belongs to another word teaches the wrong thing."""
+    torch.manual_seed(0)
+    teacher = Pretrained(POCKET, 2)
+    texts = ["The soup was cold, and nobody cared.", "Great — 10/10!  ", "😀", "", "x" * 900]
+    for text, found in zip(texts, teacher.judge(texts), strict=True):
+        words = text.split()
+        beginnings = [" ".join(words[: i + 1]) for i in range(len(words))] or [""]
+        assert found.shape == (len(beginnings), 3)
+        for row, alone in zip(found, teacher.judge(beginnings), strict=True):
+            assert row == pytest.approx(alone[-1], abs=1e-4)
 
 
 def numbered(seed):
