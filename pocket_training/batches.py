@@ -27,7 +27,6 @@ LABEL, QUOTED, ANSWER = 1.0, 1.0, 0.35  # a target's weight in the loss
 PROMPT, PLAIN = 0.01, 0.08  # below 0.1: a prompt's own text, and plain text
 PREVIOUS, AGAIN, QUOTE = 0, 1, 2  # kinds of link
 LONGEST = 256  # tokens of a judged text; longer ones are left out
-AUTHOR = 0.6  # the author's share in the target of a review's last word; the rest is the teacher's
 LAST_OF_REVIEW, LAST_OF_PIECE, WITHIN = 4.0, 2.0, 0.5  # a judged word's weight, by where it stands
 
 
@@ -253,8 +252,11 @@ def row_of(judged: Judged, encoder: Encoder, rng: random.Random, prompts: float)
     return Row([BOS, *found.ids], places, judged, asked)
 
 
-def beginnings(rows: list[Row]) -> Beginnings:
-    """Pad a few judged texts to one length, a multiple of 8, and gather their targets."""
+def beginnings(rows: list[Row], author: float) -> Beginnings:
+    """Pad a few judged texts to one length, a multiple of 8, and gather their targets.
+
+    `author` is the author's share in the target of a review's last word, beside the teacher's.
+    """
     row, column, chances, weights, asked, end, answers = [], [], [], [], [], [], []
     for i, text in enumerate(rows):
         targets = torch.from_numpy(text.judged.chances).clone()
@@ -262,7 +264,7 @@ def beginnings(rows: list[Row]) -> Beginnings:
         counts[-1] = LAST_OF_REVIEW if text.judged.label else LAST_OF_PIECE
         if text.judged.label:
             right = torch.tensor([name == text.judged.label for name in LABELS]).float()
-            targets[-1] = (1 - AUTHOR) * targets[-1] + AUTHOR * right
+            targets[-1] = (1 - author) * targets[-1] + author * right
         if text.asked:
             asked.append(i)
             end.append(len(text.ids) - 1)
@@ -285,18 +287,26 @@ def beginnings(rows: list[Row]) -> Beginnings:
 
 
 def beginning_batches(
-    judged: list[Judged], encoder: Encoder, seed: str, tokens: int, prompts: float
+    judged: list[Judged],
+    encoder: Encoder,
+    seed: str,
+    tokens: int,
+    prompts: float,
+    author: float,
+    whole: float,
 ) -> Iterator[Beginnings]:
-    """Batches of at most `tokens` tokens without end, decided by the seed: half of them reviews.
+    """Batches of at most `tokens` tokens without end, decided by the seed.
 
-    The share `prompts` of the texts stands in a prompt.
+    The share `whole` of the texts are reviews, the share `prompts` of all stands in a prompt;
+    `author` as in `beginnings`.
     """
     reviews = [text for text in judged if text.label]
     pieces = [text for text in judged if not text.label]
     for number in itertools.count():
         rng = random.Random(f"beginnings:{seed}:{number}")
         drawn = [
-            rng.choice(pieces if rng.random() < 0.5 else reviews) for _ in range(pool_size(tokens))
+            rng.choice(reviews if rng.random() < whole else pieces)
+            for _ in range(pool_size(tokens))
         ]
         rows = [row_of(text, encoder, rng, prompts) for text in drawn]
         rows = sorted((r for r in rows if len(r.ids) <= LONGEST), key=lambda r: len(r.ids))
@@ -306,7 +316,7 @@ def beginning_batches(
                 groups.append([])
             groups[-1].append(row)
         rng.shuffle(groups)
-        yield from map(beginnings, groups)
+        yield from (beginnings(group, author) for group in groups)
 
 
 def bags(

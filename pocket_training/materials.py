@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pocket_training import batches, corpus, evaluate, pretrained, teacher
+from pocket_training import batches, corpus, evaluate, pretrained, teacher, writing
 from pocket_training import tokenizer as tokenizers
 from pocket_training.batches import Batch, Beginnings, Encoder
 from pocket_training.dialogues import Drawer, tokenizer_texts
@@ -32,6 +32,8 @@ class Materials:
     drawer: Drawer
     encoder: Encoder
     judged: list[teacher.Judged]
+    author: float  # the author's share in a review's target, beside the teacher's
+    whole: float  # the share of reviews among the judged texts; the rest are pieces and more text
     validation: list[corpus.Review]
 
     @property
@@ -48,7 +50,9 @@ class Materials:
         `tokens` are of the judged texts, `spoken` of a batch of dialogues, `copied` of the copies,
         0 for none.
         """
-        texts = batches.beginning_batches(self.judged, self.encoder, seed, tokens, prompts)
+        texts = batches.beginning_batches(
+            self.judged, self.encoder, seed, tokens, prompts, self.author, self.whole
+        )
         talks = batches.dialogue_batches(self.drawer, self.encoder, seed, spoken)
         copies = batches.copy_batches(self.drawer, self.encoder, seed, copied)
         for batch in texts:
@@ -91,6 +95,11 @@ def cached(path: Path, make: Callable[[], Any]) -> Any:
     return pickle.loads(path.read_bytes())
 
 
+def fingerprint(path: Path) -> str:
+    """What tells a file's content from another's."""
+    return f"{zlib.crc32(path.read_bytes()):08x}"
+
+
 def prepare(args: argparse.Namespace) -> Materials:
     """Split the corpus, train the tokenizer, let the teachers judge; kept for the next time.
 
@@ -105,17 +114,27 @@ def prepare(args: argparse.Namespace) -> Materials:
     settings = {k: str(v) for k, v in vars(args).items() if k not in ("run", "result", "compile")}
     judge, judges = teacher.judged, ""
     if args.teacher:
-        weights = (args.teacher / "model.safetensors").read_bytes()
-        judge, judges = partial(pretrained.judged, args.teacher), f"-{zlib.crc32(weights):08x}"
+        judge = partial(pretrained.judged, args.teacher)
+        judges = f"-{fingerprint(args.teacher / 'model.safetensors')}"
+    judged = cached(
+        args.run / f"judged-{digest}-{args.seed}{judges}.pickle",
+        lambda: judge(parts["train"], args.seed),
+    )
+    if args.more:
+        texts = [(text, "") for _, text in writing.read(args.more)]
+        judges += f"-{fingerprint(args.more)}"
+        judged += cached(
+            args.run / f"judged-more{judges}.pickle",
+            lambda: pretrained.judged_texts(args.teacher, texts),
+        )
     return Materials(
         settings | {"corpus": digest + judges},
         folder,
         tokenizer,
         Drawer(parts["train"], *[args.explained] * bool(args.start)),
         Encoder(tokenizer),
-        cached(
-            args.run / f"judged-{digest}-{args.seed}{judges}.pickle",
-            lambda: judge(parts["train"], args.seed),
-        ),
+        judged,
+        args.author,
+        args.whole,
         parts["validation"],
     )

@@ -22,13 +22,12 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
 }
-READ_AT = (2, 4)  # the layers after which a label is read off
-# Layer, heads, and weight in the loss: which words get quoted is a matter of opinion, so the last
-# kind stays far from zero, and would drown the rest.
-LOOKS = {PREVIOUS: (1, [6, 7], 5.0), AGAIN: (3, [6, 7], 5.0), QUOTE: (3, [4, 5], 0.5)}
+# Layer (-1: the last), heads, weight in the loss: which words get quoted is a matter of opinion, so
+# the last kind stays far from zero, and would drown the rest.
+LOOKS = {PREVIOUS: (1, [6, 7], 5.0), AGAIN: (-1, [6, 7], 5.0), QUOTE: (-1, [4, 5], 0.5)}
 
 
-def config(vocabulary: int) -> LlamaConfig:
+def config(vocabulary: int, layers: int = SHAPE["num_hidden_layers"]) -> LlamaConfig:
     """Llama 2's architecture at pocket size. The rope base stays 10,000, Llama 2's own."""
     return LlamaConfig(
         vocab_size=vocabulary,
@@ -38,7 +37,7 @@ def config(vocabulary: int) -> LlamaConfig:
         bos_token_id=BOS,
         eos_token_id=EOS,
         pad_token_id=None,
-        **SHAPE,
+        **SHAPE | {"num_hidden_layers": layers},
     )
 
 
@@ -50,13 +49,16 @@ class Learner(torch.nn.Module):
     at the answer. Deep supervision (arXiv 1409.5185).
     """
 
-    def __init__(self, vocabulary: int, dropout: float) -> None:
+    def __init__(
+        self, vocabulary: int, dropout: float, layers: int = SHAPE["num_hidden_layers"]
+    ) -> None:
         """A fresh model; `dropout` is of what attention and MLP add to the residual stream."""
         super().__init__()
-        self.model = LlamaForCausalLM(config(vocabulary))
+        self.model = LlamaForCausalLM(config(vocabulary, layers))
         self.model.set_attn_implementation("eager")  # 1.5 times as fast as sdpa, backward on a CPU
         width = self.model.config.hidden_size
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, 3) for _ in READ_AT)
+        self.read_at = (layers // 2, layers)  # the layers after which a label is read off
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, 3) for _ in self.read_at)
         for layer in self.model.model.layers:
             for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 part.register_forward_hook(
@@ -70,14 +72,14 @@ class Learner(torch.nn.Module):
         device = out.last_hidden_state.device
         chances, weights = batch.chances.to(device), batch.weights.to(device)
         total = torch.zeros((), device=device)
-        for number, head in zip(READ_AT, self.heads, strict=True):
+        for number, head in zip(self.read_at, self.heads, strict=True):
             last = number == len(self.model.model.layers)  # the last one after the closing norm
             states = out.last_hidden_state if last else out.hidden_states[number]
             read = states.float()[batch.row.to(device), batch.column.to(device)]
             read = torch.nn.functional.dropout(read, 0.1, self.training)
             losses = torch.nn.functional.cross_entropy(head(read), chances, reduction="none")
             total = total + (losses * weights).sum() / weights.sum()
-        return total / len(READ_AT)
+        return total / len(self.read_at)
 
     def looking_loss(self, attentions: tuple[torch.Tensor, ...], links: torch.Tensor) -> Any:
         """How far the heads of `LOOKS` are from looking where the links say: a mean of -log.
@@ -97,6 +99,25 @@ class Learner(torch.nn.Module):
                 ]
                 total = total - weight * looked.float().clamp(min=1e-6).log().mean()
         return total
+
+    @torch.no_grad()
+    def begin_from(self, model: LlamaForCausalLM) -> None:
+        """Take a finished model's weights; what is more here than there changes nothing at first.
+
+        New layers stand behind its middle ones and add nothing to the residual stream: their last
+        matrices are zero (as in Net2Net, arXiv 1511.05641).
+        """
+        old, new = model.model.layers, self.model.model.layers
+        rest = {k: v for k, v in model.state_dict().items() if ".layers." not in k}
+        self.model.load_state_dict(rest, strict=False)
+        between = len(old) - 2  # how many of its layers have new ones behind them
+        at = [0] + [1 + i * (len(new) - 2) // between for i in range(between)] + [len(new) - 1]
+        for i, layer in enumerate(new):
+            if i in at:
+                layer.load_state_dict(old[at.index(i)].state_dict())
+            else:
+                torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+                torch.nn.init.zeros_(layer.mlp.down_proj.weight)
 
     @torch.no_grad()
     def tie(self) -> None:

@@ -12,7 +12,6 @@ This module knows nothing of chat formats and of Pocket Llama.
 """
 
 import argparse
-import itertools
 import json
 import math
 import random
@@ -141,69 +140,91 @@ def judged(folder: Path, reviews: list[Review], seed: int = 0) -> list[Judged]:
     rng = random.Random(f"pieces:{seed}")
     labelled = [(r.text, r.label) for r in reviews]
     labelled += [(text, "") for text in pieces(rng.sample(reviews, len(reviews) // 4), rng, 1)]
+    return judged_texts(folder, labelled)
+
+
+def judged_texts(folder: Path, labelled: list[tuple[str, str]]) -> list[Judged]:
+    """Texts with their authors' labels, "" where there is none, judged by the tuned model."""
     chances = Pretrained(folder).judge([text for text, _ in labelled])
     return [Judged(*pair, c) for pair, c in zip(labelled, chances, strict=True)]
 
 
-def tune(base: Path, run: Path, seed: int) -> Pretrained:
-    """Tune `base` on the training reviews, or go on where an interruption left it."""
-    torch.manual_seed(seed)
-    parts = corpus.split()
-    teacher = Pretrained(base, LAYERS)
-    model = teacher.model
-    model.get_input_embeddings().requires_grad_(False)  # rare words keep what they meant
-    inside = [p for p in model.model.parameters() if p.requires_grad]
-    groups = [
-        {"params": inside, "peak": PEAK},
-        {"params": list(model.score.parameters()), "peak": HEAD_PEAK},
-    ]
-    adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    total = sum(1 for _ in pools(parts["train"], teacher.tokenizer, seed))
-    checkpoint, done, log = run / "checkpoint.pt", 0, []
-    if checkpoint.exists():
-        held = torch.load(checkpoint)
-        model.load_state_dict(held["model"])
-        adam.load_state_dict(held["adam"])
-        done, log = held["done"], held["log"]
-    few = random.Random(seed).sample(parts["validation"], 800)
-    stream = itertools.islice(pools(parts["train"], teacher.tokenizer, seed), done, None)
-    running, began = 0.0, time.time()
-    for batch in tqdm(stream, initial=done, total=total, unit="step"):
-        share = min(1.0, (done + 1) / WARM_UP)
-        share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / total))
-        for group in adam.param_groups:
+class Tuning:
+    """A tuning under way: the model, its optimizer, and how far it has come."""
+
+    def __init__(self, base: Path, run: Path, seed: int) -> None:
+        """Start anew, or go on where an interruption left it."""
+        torch.manual_seed(seed)  # the head's first weights
+        self.teacher, self.run, self.seed = Pretrained(base, LAYERS), run, seed
+        parts = corpus.split()
+        self.reviews = parts["train"]
+        self.few = random.Random(seed).sample(
+            parts["validation"], min(800, len(parts["validation"]))
+        )
+        model = self.teacher.model
+        model.get_input_embeddings().requires_grad_(False)  # rare words keep what they meant
+        inside = [p for p in model.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": inside, "peak": PEAK},
+            {"params": list(model.score.parameters()), "peak": HEAD_PEAK},
+        ]
+        self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        self.done, self.running, self.log, self.began = 0, 0.0, [], time.time()
+        if (run / "checkpoint.pt").exists():
+            held = torch.load(run / "checkpoint.pt")
+            model.load_state_dict(held["model"])
+            self.adam.load_state_dict(held["adam"])
+            self.done, self.log, self.running = held["done"], held["log"], held["running"]
+
+    def whole(self) -> Pretrained:
+        """Do what is left of the pass, and save the model."""
+        batches = list(pools(self.reviews, self.teacher.tokenizer, self.seed))
+        for batch in tqdm(batches[self.done :], initial=self.done, total=len(batches), unit="step"):
+            self.step(batch, len(batches))
+            if self.done % EVERY == 0 or self.done == len(batches):
+                self.keep()
+        self.teacher.model.save_pretrained(self.run / "model")
+        self.teacher.tokenizer.save(str(self.run / "model" / "tokenizer.json"))
+        return self.teacher
+
+    def step(self, batch: list[Review], total: int) -> None:
+        """One step: linear warm-up, and a cosine down to 2 % of the peaks."""
+        share = min(1.0, (self.done + 1) / WARM_UP)
+        share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done / total))
+        for group in self.adam.param_groups:
             group["lr"] = group["peak"] * share
-        rows = [encode(teacher.tokenizer, r.text) for r in batch]
-        found = loss(model.train(), rows, [LABELS.index(r.label) for r in batch])
+        torch.manual_seed(self.seed * 1_000_003 + self.done)  # dropout before the head
+        model = self.teacher.model.train()
+        rows = [encode(self.teacher.tokenizer, r.text) for r in batch]
+        found = loss(model, rows, [LABELS.index(r.label) for r in batch])
         found.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        adam.zero_grad()
-        running = 0.98 * running + 0.02 * found.item() if running else found.item()
-        done += 1
-        if done % EVERY == 0 or done == total:
-            model.eval()
-            entry = {
-                "step": done,
-                "minutes": round((time.time() - began) / 60, 1),
-                "loss": round(running, 4),
-                "validation": round(teacher.accuracy(few), 4),
-            }
-            log.append(entry)
-            tqdm.write(json.dumps(entry))
-            run.mkdir(parents=True, exist_ok=True)
-            state = {
-                "model": model.state_dict(),
-                "adam": adam.state_dict(),
-                "done": done,
-                "log": log,
-            }
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-    model.eval()
-    model.save_pretrained(run / "model")
-    teacher.tokenizer.save(str(run / "model" / "tokenizer.json"))
-    return teacher
+        self.adam.step()
+        self.adam.zero_grad()
+        model.eval()
+        self.running = 0.98 * self.running + 0.02 * found.item() if self.running else found.item()
+        self.done += 1
+
+    def keep(self) -> None:
+        """See how good it is, say so, and write a checkpoint: whole or not at all."""
+        entry = {
+            "step": self.done,
+            "minutes": round((time.time() - self.began) / 60, 1),
+            "loss": round(self.running, 4),
+            "validation": round(self.teacher.accuracy(self.few), 4),
+        }
+        self.log.append(entry)
+        tqdm.write(json.dumps(entry))
+        self.run.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.teacher.model.state_dict(),
+            "adam": self.adam.state_dict(),
+            "done": self.done,
+            "log": self.log,
+            "running": self.running,
+        }
+        torch.save(state, self.run / "checkpoint.new")
+        (self.run / "checkpoint.new").replace(self.run / "checkpoint.pt")
 
 
 def main() -> None:
@@ -215,7 +236,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     done = (args.run / "model" / "model.safetensors").exists()
-    teacher = Pretrained(args.run / "model") if done else tune(args.base, args.run, args.seed)
+    teacher = (
+        Pretrained(args.run / "model") if done else Tuning(args.base, args.run, args.seed).whole()
+    )
     reviews = evaluate.read_file(args.file) if args.file else corpus.split()["test"]
     found = teacher.labels([r.text for r in reviews])
     right = sum(f == r.label for f, r in zip(found, reviews, strict=True))

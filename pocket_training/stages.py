@@ -1,7 +1,7 @@
 """The four stages of a training: their steps on this machine, their rates, their optimizers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -113,19 +113,6 @@ def stages(*steps: int) -> tuple[Stage, ...]:
 
 
 def again(steps: int) -> tuple[Stage, ...]:
-    """The one stage of a finished model that learns on: polishing, gently, with more quoting."""
-    return (
-        Stage(
-            "again",
-            steps,
-            tokens=3072,
-            noise=0.0,
-            judged=0.6,
-            copied=512,
-            layers=0.5e-3,
-            embeddings=3e-4,
-            output=0.5e-3,
-            other=0.5e-3,
-            keep=0.995,
-        ),
-    )
+    """The one stage of a finished model that learns on: polishing with more quoting."""
+    polishing = stages(0, 0, 0, steps)[-1]
+    return (replace(polishing, name="again", judged=0.6, copied=512, keep=0.995),)

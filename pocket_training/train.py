@@ -30,10 +30,9 @@ from pocket_training.batches import Batch, Beginnings, Encoder
 from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead, Materials, prepare
 from pocket_training.model import Learner, save
-from pocket_training.stages import PLANS, Stage, again, stages
+from pocket_training.options import arguments
+from pocket_training.stages import Stage, again, stages
 
-RESULT = Path(__file__).parent.parent / "course_utils" / "pocket_llama"
-RUN = Path(__file__).parent / "run"  # checkpoints, ignored by git
 NOISE = 0.05  # the share of a dialogue's words that is hidden from the model in a step
 PROMPT_SHARE = 0.3  # of the prompts' own tokens, the share that is predicted in a step
 
@@ -106,41 +105,6 @@ def save_checkpoint(path: Path, state: dict) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line; what is not given is as in the plan for this machine."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--reading", type=int, help="steps of the first stage")
-    parser.add_argument("--answering", type=int, help="steps of the second stage")
-    parser.add_argument("--quoting", type=int, help="steps of the third stage")
-    parser.add_argument("--polishing", type=int, help="steps of the fourth stage")
-    parser.add_argument(
-        "--start", type=Path, help="a finished checkpoint that learns on, in place of a new one"
-    )
-    parser.add_argument("--again", type=int, help="steps of the one stage after --start")
-    parser.add_argument(
-        "--explained", type=float, default=70, help="reasons for 52 chats of labels, after --start"
-    )
-    parser.add_argument("--teacher", type=Path, help="a folder that pretrained.py has tuned")
-    parser.add_argument("--bags", type=int, help="passes of embeddings alone, before")
-    parser.add_argument("--scale", type=int, help="how many times the tokens of a small step")
-    parser.add_argument("--workers", type=int, help="processes that make batches ahead; 1: none")
-    parser.add_argument("--every", type=int, help="steps between evaluations")
-    parser.add_argument("--dropout", type=float, default=0.05)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="compile the layers first; needs a C++ compiler on a CPU",
-    )
-    parser.add_argument("--run", type=Path, default=RUN)
-    parser.add_argument("--result", type=Path, default=RESULT)
-    parser.set_defaults(**PLANS["cuda" if torch.cuda.is_available() else "cpu"])
-    return parser.parse_args()
-
-
 class Training:
     """A training under way: the learner, its running average, and how far it has come."""
 
@@ -151,7 +115,9 @@ class Training:
         self.plan = again(args.again) if args.start else stages(*steps)
         *self.starts, self.total = itertools.accumulate((s.steps for s in self.plan), initial=0)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.learner = Learner(materials.tokenizer.get_vocab_size(), args.dropout).to(self.device)
+        self.learner = Learner(materials.tokenizer.get_vocab_size(), args.dropout, args.layers).to(
+            self.device
+        )
         layers = self.learner.model.model
         self.forward = torch.compile(layers, dynamic=True) if args.compile else layers
         self.average = copy.deepcopy(self.learner).eval()
@@ -190,7 +156,7 @@ class Training:
         drawer, encoder = self.materials.drawer, self.materials.encoder
         if self.args.start:
             start = LlamaForCausalLM.from_pretrained(self.args.start, dtype=torch.float32)
-            self.learner.model.load_state_dict(start.state_dict())
+            self.learner.begin_from(start)
             self.fit_heads()
         else:
             warm_embeddings(self.learner.model, drawer, encoder, seed, passes)
@@ -324,7 +290,7 @@ class Training:
 
 def main() -> None:
     """Train, evaluating as it goes, and save."""
-    args = arguments()
+    args = arguments(__doc__)
     torch.manual_seed(args.seed)
     training = Training(args, prepare(args))
     checkpoint = args.run / "checkpoint.pt"

@@ -15,11 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from course_utils import data, sentiment
 from course_utils.models import POCKET
-from pocket_training import asking, batches, corpus, evaluate
+from pocket_training import asking, batches, corpus, evaluate, pretrained
 from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead
+from pocket_training.model import Learner
 from pocket_training.muon import Muon
 from pocket_training.pretrained import Pretrained
+from pocket_training.writing import Writer
 
 # The checkpoint changes with `make model` alone: judging it anew takes a minute or two.
 pytestmark = pytest.mark.slow
@@ -259,7 +261,9 @@ def test_a_finished_model_learns_on_from_a_pretrained_teacher(small, tmp_path):
     teacher = Pretrained(POCKET, 2)
     teacher.model.save_pretrained(tmp_path / "teacher")
     teacher.tokenizer.save(str(tmp_path / "teacher" / "tokenizer.json"))
+    (tmp_path / "more.tsv").write_text("0\tThe soup sang.\n0\tSo good for the owners.\n")
     more = ["--start", str(POCKET), "--teacher", str(tmp_path / "teacher"), "--again", "4"]
+    more += ["--more", str(tmp_path / "more.tsv")]
     done = small(tmp_path / "run", tmp_path / "result", *more)
     assert done.returncode == 0, done.stderr
     before, after = (load_file(f / "model.safetensors") for f in (POCKET, tmp_path / "result"))
@@ -269,6 +273,16 @@ def test_a_finished_model_learns_on_from_a_pretrained_teacher(small, tmp_path):
     assert any(not torch.equal(after[name], was) for name, was in before.items())
     again = small(tmp_path / "run", tmp_path / "result", *more)
     assert "resuming at step 4 of 4" in again.stdout, again.stderr
+
+
+@pytest.mark.parametrize("layers", [4, 6, 8])
+def test_new_layers_change_nothing_at_first(model, layers):
+    """Whoever lets a finished model grow: it begins with what it can."""
+    learner = Learner(4000, 0.05, layers).eval()
+    learner.begin_from(model)
+    ids = torch.arange(300, 364).reshape(2, 32)
+    with torch.inference_mode():
+        assert (learner.model(ids).logits - model(ids).logits).abs().max() < 1e-3
 
 
 def test_a_pretrained_teacher_judges_every_beginning_as_it_would_alone():
@@ -282,6 +296,46 @@ def test_a_pretrained_teacher_judges_every_beginning_as_it_would_alone():
         assert found.shape == (len(beginnings), 3)
         for row, alone in zip(found, teacher.judge(beginnings), strict=True):
             assert row == pytest.approx(alone[-1], abs=1e-4)
+
+
+def test_a_pretrained_teachers_tuning_resumes_where_it_stopped(tmp_path, monkeypatch):
+    """Whoever's laptop went to sleep: the same teacher comes out, and it has learned something."""
+    parts = {name: reviews[:96] for name, reviews in corpus.split().items()}
+    monkeypatch.setattr(corpus, "split", lambda: parts)
+    monkeypatch.setattr(pretrained, "LAYERS", 2)
+    monkeypatch.setattr(pretrained, "BATCH", 24)
+    monkeypatch.setattr(pretrained, "EVERY", 1)
+    pretrained.Tuning(POCKET, tmp_path / "whole", 0).whole()
+    stopped, keep = pretrained.Tuning(POCKET, tmp_path / "run", 0), pretrained.Tuning.keep
+
+    def interrupted(tuning):
+        keep(tuning)
+        if tuning.done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained.Tuning, "keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.whole()
+    resumed = pretrained.Tuning(POCKET, tmp_path / "run", 0)
+    assert resumed.done == 2
+    resumed.whole()
+    one, other = (load_file(tmp_path / f / "model/model.safetensors") for f in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_round_of_writing_is_the_same_again_and_keeps_its_beginnings():
+    """Whoever resumes the writing of more text gets the texts that an uninterrupted run writes."""
+    writer = Writer(POCKET)
+    starts = [" The soup", " I", " Battery died"] * 4
+
+    def drawn():
+        return writer.lines("- Nice.\n-", starts, torch.Generator().manual_seed(1))
+
+    lines = drawn()
+    assert lines and lines == drawn()
+    for line in lines:
+        assert line.startswith(tuple(start.strip() for start in starts)) and "\n" not in line
 
 
 def numbered(seed):
