@@ -18,7 +18,7 @@ from pocket_training import asking
 from pocket_training.dialogues import Drawer, Example
 from pocket_training.evaluate import LABELS, prompt
 from pocket_training.teacher import Judged, around_phrase
-from pocket_training.tokenizer import CONTEXT
+from pocket_training.tokenizer import CONTEXT, last_tokens
 
 BOS, EOS = 1, 2
 LENGTHS = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 416, 512, 768, CONTEXT)
@@ -240,15 +240,7 @@ def row_of(judged: Judged, encoder: Encoder, rng: random.Random, prompts: float)
     system = rng.choice([asking.SEED_SYSTEM, rng.choice([*asking.SYSTEMS, None])])
     whole = prompt(text, system) if asked else text
     found = encoder.splitter(rng).encode(whole, add_special_tokens=False)
-    end = whole.rindex(text)
-    ends = []
-    for word in text.split():
-        end = whole.index(word, end) + len(word)
-        ends.append(end)
-    places: list[int] = []
-    for index, (_, stop) in enumerate(found.offsets):
-        while len(places) < len(ends) and stop >= ends[len(places)]:
-            places.append(index + 1)  # BOS stands first
+    places = [1 + place for place in last_tokens(found, whole, text)]  # BOS stands first
     return Row([BOS, *found.ids], places, judged, asked)
 
 

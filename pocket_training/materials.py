@@ -131,7 +131,7 @@ def prepare(args: argparse.Namespace) -> Materials:
         settings | {"corpus": digest + judges},
         folder,
         tokenizer,
-        Drawer(parts["train"], *[args.explained] * bool(args.start)),
+        Drawer(parts["train"], args.explained),
         Encoder(tokenizer),
         judged,
         args.author,

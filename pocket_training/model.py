@@ -164,3 +164,10 @@ def save(model: LlamaForCausalLM, folder: Path, result: Path, log: list[dict]) -
         shutil.copy(folder / name, result / name)
     text = "".join(json.dumps(entry) + "\n" for entry in log)
     (result / "training_log.jsonl").write_text(text, encoding="utf-8")
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write whole or not at all: an interruption leaves the previous checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)

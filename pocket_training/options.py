@@ -26,6 +26,9 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="processes that make batches ahead; 1: none")
     parser.add_argument("--every", type=int, help="steps between evaluations")
     parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
+    parser.add_argument(
+        "--explained", type=float, default=34, help="reasons for 52 chats of labels"
+    )
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -64,6 +67,3 @@ def learning_on(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a finished checkpoint that learns on")
     group.add_argument("--start", type=Path, help="its folder")
     group.add_argument("--again", type=int, help="steps")
-    group.add_argument(
-        "--explained", type=float, default=70, help="reasons for 52 chats of labels; else 34"
-    )

@@ -28,8 +28,11 @@ from tqdm.auto import tqdm
 from transformers import LlamaForTokenClassification
 
 from pocket_training import corpus, evaluate
+from pocket_training.batches import pad
 from pocket_training.corpus import Review
+from pocket_training.model import save_checkpoint
 from pocket_training.teacher import Judged, pieces
+from pocket_training.tokenizer import last_tokens
 
 LABELS = evaluate.LABELS
 RUN = Path(__file__).parent / "run" / "pretrained"
@@ -53,23 +56,13 @@ class Encoded:
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     """The text's ids, cut at 256, and where its words end. An empty text is one token."""
     found = tokenizer.encode(text, add_special_tokens=False)
-    ends, end = [], 0
-    for word in text.split():
-        end = text.index(word, end) + len(word)
-        ends.append(end)
-    places: list[int] = []
-    for index, (_, stop) in enumerate(found.offsets):
-        while len(places) < len(ends) and stop >= ends[len(places)]:
-            places.append(index)
+    places = last_tokens(found, text, text)
     return Encoded(found.ids[:256] or [0], [min(p, 255) for p in places] or [0])
 
 
-def pad(rows: list[Encoded]) -> torch.Tensor:
+def padded(rows: list[Encoded]) -> torch.Tensor:
     """Ids of shape (rows, longest); the model looks back only, so any padding will do."""
-    ids = torch.zeros(len(rows), max(len(row.ids) for row in rows), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-    return ids
+    return pad([row.ids for row in rows], max(len(row.ids) for row in rows))
 
 
 def pools(reviews: list[Review], tokenizer: Tokenizer, seed: int) -> Iterator[list[Review]]:
@@ -87,7 +80,7 @@ def loss(
     model: LlamaForTokenClassification, rows: list[Encoded], labels: list[int]
 ) -> torch.Tensor:
     """Cross-entropy of the label after each word, the last word's weighted most."""
-    logits = model(input_ids=pad(rows), use_cache=False).logits.float()
+    logits = model(input_ids=padded(rows), use_cache=False).logits.float()
     row = [i for i, text in enumerate(rows) for _ in text.places]
     column = [place for text in rows for place in text.places]
     weights = torch.tensor([w for text in rows for w in [WITHIN] * (len(text.places) - 1) + [1.0]])
@@ -119,7 +112,7 @@ class Pretrained:
         starts = range(0, len(order), batch)
         for start in tqdm(starts, unit="batch", desc="judging", disable=len(starts) < 100):
             chosen = order[start : start + batch]
-            ids = pad([rows[i] for i in chosen])
+            ids = padded([rows[i] for i in chosen])
             chances = self.model(input_ids=ids, use_cache=False).logits.float().softmax(-1).numpy()
             for k, i in enumerate(chosen):
                 found[i] = chances[k, rows[i].places]
@@ -215,7 +208,6 @@ class Tuning:
         }
         self.log.append(entry)
         tqdm.write(json.dumps(entry))
-        self.run.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.teacher.model.state_dict(),
             "adam": self.adam.state_dict(),
@@ -223,8 +215,7 @@ class Tuning:
             "log": self.log,
             "running": self.running,
         }
-        torch.save(state, self.run / "checkpoint.new")
-        (self.run / "checkpoint.new").replace(self.run / "checkpoint.pt")
+        save_checkpoint(self.run / "checkpoint.pt", state)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
@@ -102,6 +102,19 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     }
     text = json.dumps(settings, indent=2) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def last_tokens(found: Encoding, whole: str, text: str) -> list[int]:
+    """For each word of `text` its last token in `found`, which is `whole` with `text` in it."""
+    ends, end = [], whole.rindex(text)
+    for word in text.split():
+        end = whole.index(word, end) + len(word)
+        ends.append(end)
+    places: list[int] = []
+    for index, (_, stop) in enumerate(found.offsets):
+        while len(places) < len(ends) and stop >= ends[len(places)]:
+            places.append(index)
+    return places
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from pocket_training import batches, evaluate
 from pocket_training.batches import Batch, Beginnings, Encoder
 from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead, Materials, prepare
-from pocket_training.model import Learner, save
+from pocket_training.model import Learner, save, save_checkpoint
 from pocket_training.options import arguments
 from pocket_training.stages import Stage, again, stages
 
@@ -96,13 +95,6 @@ def token_loss(
         logits.float(), targets, reduction="none", label_smoothing=0.02
     )
     return (losses * weights.to(device)).sum()
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write whole or not at all: an interruption leaves the previous checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
 
 
 class Training:

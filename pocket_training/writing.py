@@ -63,8 +63,8 @@ class Writer:
             if not stay:
                 break
             for k in stay:
-                i = alive[k]
-                rows[i] = [*rows[i][: max(step, given[i])], *[new[k]][: step >= given[i]]]
+                if step >= given[alive[k]]:
+                    rows[alive[k]].append(new[k])
             if len(stay) < len(new):
                 cache.batch_select_indices(torch.tensor(stay))
             alive = [alive[k] for k in stay]
