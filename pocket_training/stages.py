@@ -34,6 +34,7 @@ PLANS = {
         "every": 500,
     },
 }
+GENTLE = 0.6  # of polishing's rates: at all of them a finished model first loses what it knew
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ def stages(*steps: int) -> tuple[Stage, ...]:
 
 
 def again(steps: int) -> tuple[Stage, ...]:
-    """The one stage of a finished model that learns on: polishing with more quoting."""
+    """The one stage of a finished model that learns on: gentler polishing with more quoting."""
     polishing = stages(0, 0, 0, steps)[-1]
-    return (replace(polishing, name="again", judged=0.6, copied=512, keep=0.995),)
+    rates = {
+        name: GENTLE * getattr(polishing, name)
+        for name in ("layers", "embeddings", "output", "other")
+    }
+    return (replace(polishing, name="again", judged=0.6, copied=512, keep=0.995, **rates),)

@@ -11,7 +11,8 @@ This module knows nothing of labels and of Pocket Llama.
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -103,30 +104,43 @@ def read(path: Path) -> list[tuple[int, str]]:
     return [(int(number), text) for number, text in (line.split("\t", 1) for line in lines)]
 
 
-def main() -> None:
-    """Write until there are enough distinct texts that are none of the corpus's."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None, count: int) -> argparse.Namespace:
+    """The command line of those who make more text: `count` texts unless told otherwise."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("base", type=Path, help="the pretrained checkpoint's folder")
     parser.add_argument("file", type=Path, help="where the texts go, `round<TAB>text`")
-    parser.add_argument("--count", type=int, default=50_000)
-    args = parser.parse_args()
+    parser.add_argument("--count", type=int, default=count)
+    return parser.parse_args()
+
+
+def collect(file: Path, count: int, rounds: Callable[[int], Iterator[list[str]]]) -> None:
+    """Let `rounds`, from a round's number on, make text until `file` holds `count` distinct ones.
+
+    None of them is one of the corpus's. A file that is there already is gone on with.
+    """
     known = {corpus.normal(r.text) for r in corpus.read()}
-    first, count = 0, 0
-    if args.file.exists():
-        for number, text in read(args.file):
+    first, held = 0, 0
+    if file.exists():
+        for number, text in read(file):
             known.add(corpus.normal(text))
-            first, count = number + 1, count + 1
-    bar = tqdm(initial=count, total=args.count, unit="text")
-    for number, texts in enumerate(written(Writer(args.base), first), first):
+            first, held = number + 1, held + 1
+    bar = tqdm(initial=held, total=count, unit="text")
+    for number, texts in enumerate(rounds(first), first):
         new = [t for t in texts if "\t" not in t and corpus.normal(t) not in known]
         new = list({corpus.normal(t): t for t in new if len(t.split()) > 1}.values())
         known.update(map(corpus.normal, new))
-        with args.file.open("a", encoding="utf-8") as file:
-            file.writelines(f"{number}\t{text}\n" for text in new)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.writelines(f"{number}\t{text}\n" for text in new)
         bar.update(len(new))
-        if bar.n >= args.count:
+        if bar.n >= count:
             break
     bar.close()
+
+
+def main() -> None:
+    """Write after our reviews."""
+    args = arguments(__doc__, 50_000)
+    collect(args.file, args.count, partial(written, Writer(args.base)))
 
 
 if __name__ == "__main__":

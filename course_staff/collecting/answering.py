@@ -6,6 +6,7 @@ it says is an answer to be checked, never a verdict.
 
 import asyncio
 import builtins
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -160,10 +161,12 @@ class Answerer:
         """Do one call and send what comes of it, with the arguments as they are afterwards."""
         _, number, args, more = message
         try:
-            value = self.functions[number](*args, **more)
-            if asyncio.iscoroutine(value) and _waits(self.functions[number]):
-                value = asyncio.run(self.drive(value))
-            said = {"value": self.encoded(value)}
+            value = _called(self.functions[number], args, more)
+            if asyncio.iscoroutine(value) and not _waits(self.functions[number]):
+                said: dict[str, Any] = {"later": self.function(_later(value))}
+            else:
+                value = asyncio.run(self.drive(value)) if asyncio.iscoroutine(value) else value
+                said = {"value": self.encoded(value)}
         except Gone:
             raise
         except BaseException as error:
@@ -236,6 +239,31 @@ def _is_tensor(value: Any) -> bool:
 def _waits(value: Any) -> bool:
     """Whether calling it gives a coroutine: a coroutine function, or an object that is like one."""
     return any(map(asyncio.iscoroutinefunction, (value, type(value).__call__)))
+
+
+def _called(function: Callable[..., Any], args: Sequence[Any], more: dict[str, Any]) -> Any:
+    """What a call returns. One that needs a running event loop is a coroutine, to be run in one."""
+
+    async def inside() -> Any:
+        value = function(*args, **more)
+        return await value if inspect.isawaitable(value) else value
+
+    try:
+        value = function(*args, **more)
+    except RuntimeError as error:
+        if "event loop" not in str(error):
+            raise
+        return inside()
+    return inside() if asyncio.isfuture(value) else value  # a future of a loop that never runs
+
+
+def _later(coroutine: Any) -> Callable[[], Any]:
+    """A function that gives what a coroutine comes to; the checks await it when they like."""
+
+    async def later() -> Any:
+        return await coroutine
+
+    return later
 
 
 def _told(error: BaseException) -> str:

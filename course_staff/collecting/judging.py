@@ -147,6 +147,8 @@ class Judge:
         for mine, theirs in zip(args, message.get("args") or [], strict=False):
             if theirs is not None:
                 _follow(mine, codec.decode(theirs, self.function))
+        if "later" in message:  # a coroutine, from a function that is none of `async def`
+            return self.function(message["later"])()
         if "value" in message:
             return codec.decode(message["value"], self.function)
         known = message.get("known")

@@ -4,6 +4,7 @@ import itertools
 import json
 import pickle
 import random
+import string
 import subprocess
 import sys
 
@@ -15,12 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from course_utils import data, sentiment
 from course_utils.models import POCKET
-from pocket_training import asking, batches, corpus, evaluate, pretrained
+from pocket_training import asking, batches, corpus, evaluate, pretrained, swapping
 from pocket_training.dialogues import Drawer
 from pocket_training.materials import Ahead
 from pocket_training.model import Learner
 from pocket_training.muon import Muon
 from pocket_training.pretrained import Pretrained
+from pocket_training.swapping import Swapper
 from pocket_training.writing import Writer
 
 # The checkpoint changes with `make model` alone: judging it anew takes a minute or two.
@@ -336,6 +338,22 @@ def test_a_round_of_writing_is_the_same_again_and_keeps_its_beginnings():
     assert lines and lines == drawn()
     for line in lines:
         assert line.startswith(tuple(start.strip() for start in starts)) and "\n" not in line
+
+
+def test_swapping_changes_whole_words_and_leaves_the_rest():
+    """Whoever trains on such texts: they are like reviews, and a resumed run makes the same."""
+    swapper = Swapper(POCKET)
+    texts = ["The waiter didn't bring cold soup, and nobody cared.", "Ok", "Great coffee, great!"]
+    found = swapper.swapped(texts, random.Random(1))
+    assert found == swapper.swapped(texts, random.Random(1))
+    assert len(found) == 2 * swapping.TIMES  # nothing to swap in the second one
+    for k, text in enumerate(found):
+        there, here = texts[2 * (k // swapping.TIMES)].split(), text.split()
+        changed = [(a, b) for a, b in zip(there, here, strict=True) if a != b]
+        assert changed
+        for a, b in changed:
+            assert a.strip(string.ascii_letters) == b.strip(string.ascii_letters)  # the same marks
+            assert a not in ("The", "didn't", "and")
 
 
 def numbered(seed):
