@@ -8,7 +8,6 @@ import ctypes
 import sys
 import threading
 import time
-from typing import Any
 
 from course_utils.memory import tensors
 
@@ -126,8 +125,3 @@ class Block:
         self.resident = resident()
         self.resident_peak = max(self.resident_peak, self.resident)
         return tensors.since(self.tensors_before)
-
-
-def follow(before: dict[int, tensors.Storage]) -> Any:
-    """`tensors.watch` on a CPU; on a GPU nothing, its allocator knows the peak."""
-    return tensors.watch(before) if device() == "cpu" else None

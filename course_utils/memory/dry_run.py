@@ -6,7 +6,6 @@ formula, no weights, no download. It knows no rung but its dtype, and nothing of
 """
 
 import contextlib
-import copy
 import functools
 import inspect
 import logging
@@ -110,12 +109,11 @@ def _on_paper(config: Any, dtype: str, experts: str = "") -> Iterator[Any]:
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)  # it tells of an operation it does not know with a traceback
-    config = shapes.portable(config)
     more = {"experts_implementation": experts} if experts else {}
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), shapes.told(config):
             model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config),  # it notes there how the experts are computed
+                shapes.portable(config),
                 dtype=getattr(torch, RUN_AS.get(dtype, dtype)),
                 **more,
             ).eval()

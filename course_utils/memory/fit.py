@@ -226,34 +226,23 @@ def _bytes_by_card(
     config: Any, r: Rung, places: dict[str, int], count: int, batch: int, length: int
 ) -> list[int]:
     """Peak bytes on each card, given which module goes where."""
-    peak = predict.activations(config, r.name, batch, length) + predict.CUDA_OVERHEAD
-    needed = [peak] * count
-    # the longest name that leads to a tensor decides, as in transformers' expand_device_map
-    modules = sorted(places, key=len, reverse=True)
-    for t in shapes.shapes(config):
-        home = _home(config, modules, t.path)
-        needed[places[home]] += sum(predict.bytes_of(t, r))
+    from transformers.integrations.accelerate import expand_device_map
+
+    tensors, layers = shapes.shapes(config), shapes.layers(config)
     caches = predict.cache_by_layer(config, r.name, batch, length)
-    if len(layers := shapes.layers(config)) != len(caches):
-        raise _not_split(config, "Its cache is not one part for each layer.")
+    homes = expand_device_map(places, [*(t.path for t in tensors), *layers])
+    if len(layers) != len(caches) or not all(isinstance(home, int) for home in homes.values()):
+        raise CourseError(
+            f"How a {config.model_type} model is split over several cards cannot be predicted.",
+            "Its cache is not one part for each layer, or not every tensor has its place.",
+            "Ask for one card, count=1, or load it with device_map='auto'.",
+        )
+    needed = [predict.activations(config, r.name, batch, length) + predict.CUDA_OVERHEAD] * count
+    for t in tensors:
+        needed[homes[t.path]] += sum(predict.bytes_of(t, r))
     for path, cache in zip(layers, caches, strict=True):
-        home = _home(config, modules, path)
-        needed[places[home]] += cache
+        needed[homes[path]] += cache
     return needed
-
-
-def _home(config: Any, modules: list[str], path: str) -> str:
-    """The module that decides on which card a tensor or layer lies."""
-    found = (m for m in modules if not m or f"{path}.".startswith(f"{m}."))
-    if (home := next(found, None)) is None:
-        raise _not_split(config, f"It is not said where {path} goes.")
-    return home
-
-
-def _not_split(config: Any, why: str) -> CourseError:
-    """The refusal to say how a model is shared out."""
-    what = f"How a {config.model_type} model is split over several cards cannot be predicted."
-    return CourseError(what, why, "Ask for one card, count=1, or load it with device_map='auto'.")
 
 
 def check(

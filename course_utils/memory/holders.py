@@ -26,7 +26,7 @@ _ROOTS = ("<frozen", *(sysconfig.get_path(k) for k in ("stdlib", "purelib", "pla
 def _below(thing: Any) -> Iterable[Any]:
     """What `thing` refers to, as far as it can be said to hold it."""
     if isinstance(thing, types.FunctionType):
-        return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+        return thing.__closure__ or ()
     return [x for x in gc.get_referents(thing) if not _is_end(type(x))]  # type: ignore[arg-type]
 
 
@@ -37,15 +37,6 @@ def _is_end(kind: type) -> bool:
         return True
     # Colab's shell is a class of its own; through it everything in the notebook is reached
     return any(base.__module__ == "IPython.core.interactiveshell" for base in kind.__mro__)
-
-
-def _filled(cell: types.CellType) -> bool:
-    """Whether a closure's cell holds something yet."""
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 def reached(thing: Any, wanted: dict[int, tensors.Storage]) -> set[int]:
@@ -78,13 +69,21 @@ def _variables() -> Iterator[tuple[str, Any]]:
             if frame.f_locals is frame.f_globals:
                 yield from list(frame.f_globals.items())
             else:
-                where, values = frame.f_code.co_name, frame.f_locals
-                inner += [(f"{k} in {where}()", v) for k, v in values.items()]
-                if isinstance(values, dict):
-                    values.clear()  # before Python 3.13 a copy, which would hold what we look for
+                inner += [(f"{k} in {frame.f_code.co_name}()", v) for k, v in _locals(frame)]
         frame = frame.f_back  # type: ignore[assignment]
     yield from inner
     yield from list(vars(sys.modules["__main__"]).items())
+
+
+def _locals(frame: types.FrameType) -> list[tuple[str, Any]]:
+    """(name, value) of a function's variables."""
+    values = frame.f_locals
+    found = list(values.items())
+    if isinstance(values, dict) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        # a copy before Python 3.13, which would hold what we look for; of a class's body, or of
+        # what exec runs, it is no copy
+        values.clear()
+    return found
 
 
 @functools.cache
@@ -163,11 +162,7 @@ def _in_frame(frame: types.FrameType, wanted: dict[int, tensors.Storage]) -> set
     """Addresses out of `wanted` that a function's variables lead to; a cell's own are the names."""
     if frame.f_locals is frame.f_globals:
         return set()
-    values = frame.f_locals
-    inside = list(values.values())
-    if isinstance(values, dict):
-        values.clear()  # a copy before Python 3.13, which would hold what we look for
-    return set().union(*(reached(value, wanted) for value in inside))
+    return set().union(*(reached(value, wanted) for _, value in _locals(frame)))
 
 
 def _kept_errors() -> Iterator[tuple[str, BaseException]]:
@@ -191,17 +186,9 @@ def clear_finished_frames(wanted: dict[int, tensors.Storage]) -> None:
     for thing in gc.get_objects():
         if type(thing) is not types.FrameType or thing.f_code.co_flags & resumable:
             continue
-        if id(thing) not in kept and not _is_running(thing) and _in_frame(thing, wanted):
-            with contextlib.suppress(RuntimeError):  # it runs in another thread
+        if id(thing) not in kept and _in_frame(thing, wanted):
+            with contextlib.suppress(RuntimeError):  # it still runs
                 thing.clear()
-
-
-def _is_running(frame: types.FrameType) -> bool:
-    """Whether the frame is on this thread's stack."""
-    now: types.FrameType | None = sys._getframe(1)
-    while now is not None and now is not frame:
-        now = now.f_back
-    return now is frame
 
 
 def forget_displayed(wanted: dict[int, tensors.Storage]) -> None:

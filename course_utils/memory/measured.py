@@ -136,7 +136,8 @@ def measure(watch: bool = False) -> Iterator[Used]:
     if _clean:
         _baseline, _clean = (block.tensors_before, block.requested_before), False
     _open.append(block)
-    watched = counters.follow(block.tensors_before) if watch else None
+    follow = watch and block.device == "cpu"
+    watched = tensors.watch(block.tensors_before) if follow else None
     try:
         with watched or contextlib.nullcontext():
             yield used

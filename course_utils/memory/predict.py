@@ -170,7 +170,8 @@ def whole(**given: Any) -> None:
 
 def has_formula(config: Any) -> bool:
     """Whether the formulas below hold: for Llama; anything else is run on paper."""
-    return Key(config).config.model_type == "llama"
+    shapes(config)  # refuses what no model can be built from
+    return config.model_type == "llama"
 
 
 def kv_cache(config: Any, rung_name: str, batch: int = 1, length: int = 2048) -> int:
@@ -188,8 +189,8 @@ def cache_by_layer(config: Any, rung_name: str, batch: int = 1, length: int = 20
     whole(batch=batch, length=length)
     r = rung(rung_name)
     if has_formula(config):
-        d = _Sizes(config, r)
-        return [2 * batch * length * d.kv * d.bytes] * config.num_hidden_layers
+        keys = batch * length * config.num_key_value_heads * config.head_dim * BYTES[r.dtype]
+        return [2 * keys] * config.num_hidden_layers
     return [layer.size(batch, length) for layer in dry_run.cache(Key(config), r.dtype)]
 
 
@@ -210,18 +211,19 @@ def activations(config: Any, rung_name: str, batch: int = 1, tokens: int = 2048)
     r = rung(rung_name)
     if not has_formula(config):
         return _on_paper(config, r, batch, tokens)
-    d = _Sizes(config, r)
-    n = batch * tokens
-    rope = 2 * tokens * d.head * d.bytes
-    attention = n * (3 * d.hidden + 2 * d.queries + 3 * d.kv) * d.bytes
-    mlp = n * (4 * d.hidden + 3 * d.inner) * d.bytes
+    n, width = batch * tokens, BYTES[r.dtype]
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    rope = 2 * tokens * config.head_dim * width
+    attention = n * (3 * hidden + 2 * queries + 3 * keys) * width
+    mlp = n * (4 * hidden + 3 * inner) * width
     if r.kind in ("bnb4", "gptq"):
-        unpacked = d.hidden * d.inner * d.bytes
-        mlp = max(mlp, n * (4 * d.hidden + 2 * d.inner) * d.bytes + unpacked)
+        mlp = max(mlp, n * (4 * hidden + 2 * inner) * width + hidden * inner * width)
     elif r.kind == "int8":
-        mlp = n * (4 * d.hidden * d.bytes + d.hidden + d.inner * (2 * d.bytes + 4))
+        mlp = n * (4 * hidden * width + hidden + inner * (2 * width + 4))
     last = batch * config.vocab_size
-    head = last * d.bytes + max(n * d.hidden * d.bytes, last * 4)
+    head = last * width + max(n * hidden * width, last * 4)
     return max(attention + rope, mlp + rope, head)
 
 
@@ -301,17 +303,3 @@ def decode_limit(config: Any, rung_name: str, bandwidth_gb_s: float) -> float:
         )
     unread = w.parts.get("embeddings", 0) if "head" in w.parts else 0
     return bandwidth_gb_s * 1e9 / (w.total - unread)
-
-
-class _Sizes:
-    """The sizes that the formulas use, out of a config and a rung. `bytes` is of one activation."""
-
-    def __init__(self, config: Any, r: Rung) -> None:
-        shapes(config)  # refuses what no model can be built from
-        self.bytes = BYTES[r.dtype]
-        self.hidden = config.hidden_size
-        heads = config.num_attention_heads
-        self.head = getattr(config, "head_dim", None) or self.hidden // heads
-        self.queries = heads * self.head
-        self.kv = (getattr(config, "num_key_value_heads", None) or heads) * self.head
-        self.inner = config.intermediate_size

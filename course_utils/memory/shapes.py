@@ -138,9 +138,12 @@ def _check_sizes(config: Any) -> None:
 
 
 def portable(config: Any) -> Any:
-    """The config without a wish for FlashAttention, which may be missing: no size needs it."""
+    """A copy that transformers may write into: building a model notes a dtype and more there.
+
+    Without a wish for FlashAttention, which may be missing: no size needs it.
+    """
+    config = copy.deepcopy(config)
     if "flash" in str(getattr(config, "_attn_implementation", "")):
-        config = copy.deepcopy(config)
         config._attn_implementation = None
     return config
 
@@ -193,8 +196,7 @@ def on_meta(config: Any) -> Any:
         )
     _check_sizes(config)
     with torch.device("meta"), told(config):
-        model = AutoModelForCausalLM.from_config(portable(config), dtype=torch.float16)
-    return model
+        return AutoModelForCausalLM.from_config(portable(config), dtype=torch.float16)
 
 
 def quantized_layers(model: Any) -> dict[str, Any]:

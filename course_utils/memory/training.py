@@ -130,14 +130,9 @@ def _activations(config: Any, tokens: int, n_bytes: int) -> int:
 
     Each layer's input, one layer's inner results while it is recomputed (17 numbers a token and
     hidden unit; arXiv 2205.05198, section 4.1, counts 34 bytes of 16-bit numbers), and the logits
-    with their fp32 copy and gradient. For models of attention and MLP layers alone.
+    with their fp32 copy and gradient. For models of attention and MLP layers alone, which
+    `lora_parameters` has seen to.
     """
-    if any(len(t.shape) > 2 and t.kind != "buffer" for t in shapes.shapes(config)):
-        raise CourseError(
-            f"What training a {config.model_type} model keeps cannot be predicted.",
-            "The count is of attention and MLP layers; this one has experts or convolutions.",
-            "Measure it: train one step inside memory.measure(watch=True).",
-        )
     config, inside = config.get_text_config(), 17  # of a model with eyes: the part that writes
     hidden = config.hidden_size
     layers = tokens * hidden * n_bytes * (config.num_hidden_layers + inside)

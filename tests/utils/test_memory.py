@@ -111,6 +111,24 @@ def test_a_function_or_an_object_that_holds_a_model_is_found():
     assert memory.free().returned
 
 
+def test_the_variables_of_a_classs_body_stay():
+    """Whoever frees memory inside a class's body, or in code that exec runs: nothing is lost."""
+    with memory.measure():
+        held = torch.ones(1_000)
+
+    class Run:
+        name = "first"
+        freed = memory.free()
+        again = name
+
+    assert (Run.name, Run.again, Run.freed.held) == ("first", "first", held.nbytes)
+    inside: dict = {"run": "second"}
+    exec("memory.free(); again = run", {"memory": memory}, inside)
+    assert inside["again"] == "second"
+    del held
+    assert memory.free().returned
+
+
 @pytest.mark.slow
 def test_colabs_shell_is_not_named_as_a_holder():
     """A learner on Colab: `free()` must not tell them to delete `get_ipython`."""

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from course_utils import data, machine
 from course_utils.errors import CourseError
@@ -119,6 +119,17 @@ def test_shapes_need_no_memory():
     with memory.measure() as used:
         predict.weights(predict.config("llama-2-70b"), "nf4")
     assert used.kept == 0
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_a_prediction_leaves_the_config_as_it_was(model_type):
+    """A learner who goes on with the same config, to load the model in a dtype of their own."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 200}
+    counts = dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 2)
+    config = AutoConfig.for_model(model_type, **sizes, **counts)
+    before = repr(vars(config))
+    predict.inference(config, "fp16", length=32)
+    assert repr(vars(config)) == before
 
 
 def test_a_config_from_a_folder_or_file(tmp_path):
