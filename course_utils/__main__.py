@@ -1,4 +1,4 @@
-"""The learner's commands: `python -m course_utils COMMAND`. Each is a function and a parser.
+"""The learner's commands: `python -m course_utils COMMAND`.
 
 doctor [--json]       what this machine has, what each lesson needs, what to do next
 lab [...]             open JupyterLab at the first lesson; further arguments go to `jupyter lab`
@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from course_utils import checks, lab, preflight, settings
+from course_utils import checks, fetching, lab, preflight, settings
 from course_utils.errors import CourseError
 from course_utils.records import submit
 
@@ -30,39 +30,17 @@ def doctor(args: argparse.Namespace) -> int:
     return int(any(lack["stops"] for lack in found["lacks"]))
 
 
-def start_lab(args: argparse.Namespace) -> int:
-    """Open JupyterLab and stay until it is stopped."""
-    lab.run(args.rest)
-    return 0
-
-
-def show_progress(args: argparse.Namespace) -> int:
-    """Print which exercises are solved."""
-    checks.progress()
-    return 0
-
-
-def hand_in(args: argparse.Namespace) -> int:
+def hand_in(args: argparse.Namespace) -> None:
     """Write the file to hand in and say what is in it."""
     path, notebooks = submit.pack(args.notebooks, args.name)
     print(f"{path.name} holds {', '.join(notebooks)}, without outputs. Hand in this one file.")
-    return 0
 
 
-def get_model(args: argparse.Namespace) -> int:
-    """Fetch the small tier's model and say where it comes from."""
-    from course_utils import fetching
-
-    print(fetching.get(args.model))
-    return 0
-
-
-def set_up(args: argparse.Namespace) -> int:
+def set_up(args: argparse.Namespace) -> None:
     """Install GPTQ here, or make AutoGPTQ's own environment."""
     from course_utils.gptq import autogptq, gptqmodel
 
     print({"gptq": gptqmodel.setup, "autogptq": autogptq.setup}[args.part]())
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,10 +55,10 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=doctor)
 
     one = commands.add_parser("lab", help="open JupyterLab at the first lesson", add_help=False)
-    one.set_defaults(run=start_lab)
+    one.set_defaults(run=lambda args: lab.run(args.rest))
 
     one = commands.add_parser("progress", help="which exercises are solved")
-    one.set_defaults(run=show_progress)
+    one.set_defaults(run=lambda args: checks.progress())
 
     one = commands.add_parser("submit", help="pack your notebooks into one file to hand in")
     one.add_argument("notebooks", nargs="*", type=Path, help="default: all lessons here")
@@ -89,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("get", help="fetch the small tier's model, once")
     one.add_argument("model", choices=[settings.SMALL])
-    one.set_defaults(run=get_model)
+    one.set_defaults(run=lambda args: print(fetching.get(args.model)))
 
     one = commands.add_parser("setup", help="add an optional part of lesson 04")
     one.add_argument("part", choices=["gptq", "autogptq"])
@@ -111,7 +89,7 @@ def run(top: argparse.ArgumentParser, argv: list[str] | None, handing_on: str) -
     args.rest = rest
     settings.prepare()
     try:
-        return args.run(args)
+        return args.run(args) or 0
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from typing import Any
 from course_utils import settings
 from course_utils.errors import CourseError
 from course_utils.patience import TooLong, limit
+from course_utils.plots import told
 from course_utils.records import kept
 
 LETTERS = "abcdef"
@@ -257,11 +258,11 @@ def _clickable(questions: list[Question]) -> Any:
         verdict = widgets.HTML()
 
         def judge(chosen: int) -> None:
-            verdict.value = _spoken(f"{LETTERS[chosen]}) {_judged(question, chosen)}")
+            verdict.value = told(html.escape(f"{LETTERS[chosen]}) {_judged(question, chosen)}"))
             first.setdefault(n, chosen == question.right)
             if len(first) == len(questions):
                 right = sum(first.values())
-                total.value = _spoken(f"{right} of {len(questions)} right at the first answer.")
+                total.value = told(f"{right} of {len(questions)} right at the first answer.")
 
         buttons = []
         for chosen, (choice, _) in enumerate(question.choices):
@@ -280,11 +281,6 @@ def _clickable(questions: list[Question]) -> Any:
     # a button's text stays on one line by default, and what does not fit is cut off
     wraps = "<style>.course-choice{white-space:normal;text-align:left;line-height:1.6}</style>"
     return widgets.VBox([*blocks, total, widgets.HTML(wraps)])
-
-
-def _spoken(text: str) -> str:
-    """A text that a screen reader says as soon as it changes."""
-    return f'<div role="status">{html.escape(text)}</div>'
 
 
 # -- what is kept of it -------------------------------------------------------------------------

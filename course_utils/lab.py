@@ -51,11 +51,6 @@ def arguments(extra: Sequence[str]) -> list[str]:
     return [*argv, *extra]
 
 
-def address(server: dict[str, str], token: str) -> str:
-    """The address of the first lesson at a running server, as jupyter_server describes it."""
-    return f"{server['url']}lab/tree/{FIRST}?token={token}"
-
-
 def _announce(token: str) -> None:
     """Print the address and how to stop, once the server of this process runs."""
     from jupyter_server.serverapp import list_running_servers
@@ -63,7 +58,8 @@ def _announce(token: str) -> None:
     while True:
         for server in list_running_servers():
             if server["pid"] == os.getpid():
-                print(f"\nJupyterLab runs at\n\n    {address(server, token)}\n")
+                url = f"{server['url']}lab/tree/{FIRST}?token={token}"
+                print(f"\nJupyterLab runs at\n\n    {url}\n")
                 if not has_browser():
                     print(
                         "Open it in a browser here. From another machine, first connect with\n"

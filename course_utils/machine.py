@@ -1,6 +1,6 @@
 """What this machine has: cores, memory, disk, GPUs, and whether a host can be reached.
 
-It only looks; it decides nothing about the course.
+It looks, and puts files in place whole; it decides nothing about the course.
 """
 
 import contextlib
@@ -134,6 +134,17 @@ def disk_free_bytes(folder: Path | None = None) -> int:
     return shutil.disk_usage(place).free
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, to be written; it takes its place, or is gone where that fails."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def has_gpu_driver() -> bool:
     """Whether the driver of a GPU is installed here, whatever PyTorch makes of it."""
     if shutil.which("nvidia-smi"):
@@ -205,11 +216,6 @@ def all_reachable(addresses: list[str], seconds: float = 1.5) -> dict[str, bool]
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     return {address: found.get(address, False) for address in addresses}
-
-
-def python_version() -> str:
-    """This Python's version, like "3.11.7"."""
-    return ".".join(map(str, sys.version_info[:3]))
 
 
 def host(address: str) -> str:

@@ -65,7 +65,7 @@ def _python() -> Json:
     """This Python and whether the course supports it."""
     span = ".".join(map(str, OLDEST)), ".".join(map(str, NEWEST))
     return {
-        "version": machine.python_version(),
+        "version": platform.python_version(),
         "supported": f"{span[0]} to {span[1]}",
         "ok": sys.version_info[:2] >= OLDEST,
     }

@@ -87,16 +87,11 @@ def plain(name: str) -> str | None:
     if not value and not static():
         value = _from_env_file(name) or ""
         if value:
-            _keep(name, value)
+            os.environ[name] = _of_file[name] = value  # and it is known to be the file's
     return value or None
 
 
 _of_file: dict[str, str] = {}
-
-
-def _keep(name: str, value: str) -> None:
-    """Put a value of `.env` into the environment, and remember that it is the file's."""
-    os.environ[name] = _of_file[name] = value
 
 
 def _forget_file(name: str) -> None:

@@ -74,7 +74,7 @@ def versions() -> dict[str, str | None]:
     """Versions of Python, CUDA and the libraries that matter; None where one is not installed."""
     import torch
 
-    found: dict[str, str | None] = {"python": machine.python_version(), "cuda": torch.version.cuda}
+    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
     for name in PACKAGES:
         try:
             found[name] = version(name)

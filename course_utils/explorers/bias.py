@@ -1,11 +1,12 @@
 """Move the line between two labels over the histogram of a model's log-odds."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from course_utils import plots, settings
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import as_html, panel, slider
+from course_utils.explorers.controls import panel, slider
 from course_utils.plots import Shown
 
 BINS, STEPS = 24, 60
@@ -61,8 +62,4 @@ def bias(odds: Sequence[float], labels: Sequence[str], line: float = 0.0) -> Any
     places = sorted(
         {round(low + step * (high - low) / STEPS, 2) for step in range(STEPS + 1)} | {line}
     )
-
-    def draw(line: float) -> str:
-        return as_html(_drawn(odds, labels, line))
-
-    return panel(draw, {"line": slider(places, line, "line")})
+    return panel(partial(_drawn, odds, labels), {"line": slider(places, line, "line")})

@@ -6,11 +6,12 @@ knows no price.
 
 import html
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from course_utils import plots, settings
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import as_html, boxed, panel, slider
+from course_utils.explorers.controls import boxed, panel, slider
 from course_utils.plots import Shown
 
 Ways = Callable[[int, float, float], Mapping[str, tuple[float, float]]]
@@ -40,8 +41,8 @@ def _bill(ways: Ways, reviews: int, deadline: float, gpu: float, people: float) 
         highlight=[best],
     )
     said = f"cheapest in time: {best}, ${in_time[best]:,.0f}" if best else "nothing is in time"
-    given = f"a GPU at ${gpu:g} an hour, people at ${people:g} an hour"
-    return Shown(f"{chart.text}\n{given}: {said}", png=chart.png)
+    last = f"a GPU at ${gpu:g} an hour, people at ${people:g} an hour: {said}"
+    return Shown(f"{chart.text}\n{last}", png=chart.png, note=boxed(html.escape(last)))
 
 
 def bill(
@@ -66,15 +67,10 @@ def bill(
     """
     if settings.static():
         return _bill(ways, reviews, deadline, gpu_dollars, people_dollars)
-
-    def draw(**values: Any) -> str:
-        shown = _bill(ways, **values)
-        return as_html(shown, boxed(html.escape(shown.text.splitlines()[-1])))
-
     controls = {
         "reviews": slider(REVIEWS, reviews, "reviews:"),
         "deadline": slider(HOURS, deadline, "within hours:"),
         "gpu": slider(GPU_DOLLARS, gpu_dollars, "$ a GPU hour:"),
         "people": slider(PEOPLE_DOLLARS, people_dollars, "$ a work hour:"),
     }
-    return panel(draw, controls)
+    return panel(partial(_bill, ways), controls)

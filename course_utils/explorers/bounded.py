@@ -2,14 +2,14 @@
 
 import html
 import json
-from collections.abc import Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 from course_utils import plots, sentiment, settings
 from course_utils.endpoint.bounds import Bounds, allowed
 from course_utils.endpoint.refusals import Refusal
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import COFFEE, WIDE, boxed, message, one_of
+from course_utils.explorers.controls import COFFEE, boxed, one_of, panel, text_box
 from course_utils.plots import Shown
 
 MOST = 60  # tokens of a reply
@@ -114,46 +114,23 @@ def _written(model: Any, tokenizer: Any, review: str, schema: str) -> Shown:
     return Shown("\n".join([*lines, strip.text]), html=note + strip.html)
 
 
-def bounded(
-    model: Any, tokenizer: Any, review: str = COFFEE, schemas: Mapping[str, Any] | None = None
-) -> Any:
+def bounded(model: Any, tokenizer: Any) -> Any:
     """Choose or write a JSON schema; see the reply, and where the schema left a choice.
 
     Args:
         model: a causal language model of transformers.
         tokenizer: its fast tokenizer, with a chat template.
-        review: the first review.
-        schemas: by name, the first is shown first; `SCHEMAS` by default.
 
     Returns:
-        A widget; a `Shown` for `review` and the first schema while a program runs the notebook.
+        A widget; a `Shown` for the first of `SCHEMAS` while a program runs the notebook.
     """
-    known = {name: json.dumps(schema) for name, schema in (schemas or SCHEMAS).items()}
+    known = {name: json.dumps(schema) for name, schema in SCHEMAS.items()}
     first = next(iter(known))
     if settings.static():
-        shown = _written(model, tokenizer, review, known[first])
+        shown = _written(model, tokenizer, COFFEE, known[first])
         return Shown(f"schema: {known[first]}\n{shown.text}", html=shown.html)
-    import ipywidgets as widgets
-
-    usual = {"continuous_update": False, "style": WIDE, "layout": widgets.Layout(width="95%")}
-    box = widgets.Text(value=review, description="Your review:", **usual)
-    choice = one_of(known, first, "schema")
-    written = widgets.Text(value=known[first], description="as JSON:", **usual)
-    result = widgets.HTML()
-
-    def ask(_: object = None) -> None:
-        try:
-            shown = _written(model, tokenizer, box.value, written.value)
-        except CourseError as error:
-            result.value = message(error)
-            return
-        result.value = f'<div role="status">{shown.html}</div>'
-
-    def choose(_: object) -> None:
-        written.value = known[choice.value]  # which asks
-
-    for control in (box, written):
-        control.observe(ask, names="value")
-    choice.observe(choose, names="value")
-    ask()
-    return widgets.VBox([box, choice, written, result])
+    choice, box = one_of(known, first, "schema"), text_box(known[first], "as JSON:")
+    choice.observe(lambda change: box.set_trait("value", known[change["new"]]), names="value")
+    asked = lru_cache(1)(partial(_written, model, tokenizer))  # a choice moves the box below, too
+    controls = {"review": text_box(COFFEE, "Your review:"), "choice": choice, "schema": box}
+    return panel(lambda review, choice, schema: asked(review, schema), controls)

@@ -7,7 +7,7 @@ from typing import Any
 from course_utils import plots, settings
 from course_utils.chat import templates as chat_templates
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import boxed, one_of, panel, slider, told
+from course_utils.explorers.controls import boxed, one_of, panel, slider
 from course_utils.plots import Shown
 from course_utils.sentiment import Messages
 
@@ -52,9 +52,8 @@ def chat_stepper(
         return _chat_step(tokenizer, messages, first, add_generation_prompt=False)
     import ipywidgets as widgets
 
-    def draw(family: str, count: int, opened: bool) -> str:
-        shown = _chat_step(tokenizer, messages[:count], formats[family], opened)
-        return told(shown.html)
+    def draw(family: str, count: int, opened: bool) -> Shown:
+        return _chat_step(tokenizer, messages[:count], formats[family], opened)
 
     opened = widgets.Checkbox(value=False, description="add_generation_prompt", indent=False)
     controls = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from course_utils import plots
 from course_utils.errors import CourseError
-from course_utils.plots import Shown
+from course_utils.plots import Shown, told
 
 COFFEE = "I love this new coffee shop, the beans are so fresh!"
 WIDE = {"description_width": "110px"}
@@ -21,13 +21,13 @@ Actions = Mapping[str, Callable[..., object]]
 
 
 def panel(
-    draw: Callable[..., str], controls: Mapping[str, Any], actions: Actions | None = None
+    draw: Callable[..., Shown], controls: Mapping[str, Any], actions: Actions | None = None
 ) -> Any:
     """A widget: controls, buttons for the actions, and below what `draw` makes of the values.
 
     Args:
-        draw: the controls' values by name → HTML, as from `as_html` or `told`; asked anew at every
-            move. A `CourseError` is shown as its message.
+        draw: the controls' values by name → what to look at; asked anew at every move. A
+            `CourseError` is shown as its message.
         controls: widgets with a `value`, by the names that `draw` gives its parameters.
         actions: what happens at the click on a button of that name, before the next `draw`; they
             get the same values.
@@ -41,9 +41,10 @@ def panel(
         try:
             if action:
                 action(**values)
-            result.value = draw(**values)
+            result.value = as_html(draw(**values))
         except CourseError as error:
-            result.value = message(error)
+            lines = "<br>".join(map(html.escape, str(error).splitlines()))
+            result.value = told(lines)
 
     style = "primary" if len(actions) == 1 else ""
     buttons = [widgets.Button(description=name, button_style=style) for name in actions]
@@ -56,22 +57,14 @@ def panel(
     return widgets.VBox([*controls.values(), *row, result])
 
 
-def as_html(shown: Shown, note: str = "") -> str:
-    """A picture for an HTML widget, with its text for those who do not see it; HTML above it."""
+def as_html(shown: Shown) -> str:
+    """For an HTML widget: a picture has its text for those who do not see it, its note above."""
+    if not shown.png:
+        return told(shown.html)
     data = base64.b64encode(shown.png).decode("ascii")
     text = html.escape(shown.text, quote=True)
     image = f'<img src="data:image/png;base64,{data}" alt="{text}" style="width:min(100%,660px)">'
-    return told(note + image)
-
-
-def told(inside: str) -> str:
-    """HTML that a screen reader says as soon as it changes."""
-    return f'<div role="status">{inside}</div>'
-
-
-def message(error: Exception) -> str:
-    """An error as a widget shows it: its lines, no traceback."""
-    return told("<br>".join(html.escape(line) for line in str(error).splitlines()))
+    return told(shown.note + image)
 
 
 def boxed(text: str) -> str:

@@ -4,10 +4,11 @@ As in `explorers`: a widget made of what ipywidgets 7 and 8 share, or a `Shown` 
 program runs the notebook.
 """
 
+from functools import partial
 from typing import Any
 
 from course_utils import plots, settings
-from course_utils.explorers.controls import as_html, boxed, one_of, panel, slider
+from course_utils.explorers.controls import boxed, one_of, panel, slider
 from course_utils.memory import fit, predict, shapes
 from course_utils.plots import Shown
 from course_utils.units import GIB, size
@@ -97,7 +98,7 @@ def _rounding(row: Any, bits: int, block: int, outlier: int) -> Shown:
         f"{bits} bits, blocks of {block}, outlier {outlier:g} times the largest weight: about "
         f"{error:.0f} % error, {bits + overhead:.2f} bits a weight with 16-bit scales"
     )
-    return Shown(text, png=png)
+    return Shown(text, png=png, note=boxed(text))
 
 
 def rounding(row: Any) -> Any:
@@ -112,17 +113,12 @@ def rounding(row: Any) -> Any:
     row = row.detach().float().cpu()
     if settings.static():
         return _rounding(row, bits=4, block=64, outlier=1)
-
-    def draw(**chosen: int) -> str:
-        shown = _rounding(row, **chosen)
-        return as_html(shown, boxed(shown.text))
-
     controls = {
         "bits": slider(range(2, 9), 4, "bits:"),
         "block": slider(BLOCKS, 64, "block:"),
         "outlier": slider(OUTLIERS, 1, "outlier x:"),
     }
-    return panel(draw, controls)
+    return panel(partial(_rounding, row), controls)
 
 
 def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int) -> Shown:
@@ -151,7 +147,7 @@ def _vram(model: str, rung: str, batch: int, length: int, card: str, count: int)
         f"{model} in {rung}, {batch} x {length:,} tokens on {cards}: {answer}\n"
         f"needs {size(total)} of {size(room)} ({listed})"
     )
-    return Shown(text, png=png)
+    return Shown(text, png=png, note=boxed(text))
 
 
 def vram(model: str = "llama-2-7b", rung: str = "nf4", card: str = "T4", count: int = 1) -> Any:
@@ -163,11 +159,6 @@ def vram(model: str = "llama-2-7b", rung: str = "nf4", card: str = "T4", count: 
     """
     if settings.static():
         return _vram(model, rung, 1, 2048, card, count)
-
-    def draw(**chosen: Any) -> str:
-        shown = _vram(**chosen)
-        return as_html(shown, boxed(shown.text))
-
     controls = {
         "model": one_of(MODELS, model, "model:"),
         "rung": one_of(RUNGS, rung, "precision:"),
@@ -176,4 +167,4 @@ def vram(model: str = "llama-2-7b", rung: str = "nf4", card: str = "T4", count: 
         "card": slider((one.name for one in fit.cards()), card, "card:"),
         "count": slider(range(1, 5), count, "cards:"),
     }
-    return panel(draw, controls)
+    return panel(_vram, controls)

@@ -1,10 +1,11 @@
 """Turn rank and modules, and see how many parameters LoRA trains."""
 
 import html
+from functools import partial
 from typing import Any
 
 from course_utils import plots, settings
-from course_utils.explorers.controls import as_html, boxed, one_of, panel, slider
+from course_utils.explorers.controls import boxed, one_of, panel, slider
 from course_utils.memory import predict, training
 from course_utils.plots import Shown
 from course_utils.units import size
@@ -18,21 +19,22 @@ MODULES: dict[str, tuple[str, ...]] = {
 RANKS = [2**n for n in range(9)]
 
 
-def _lora_counted(names: tuple[str, ...], rank: int, chosen: str) -> Shown:
+def _lora_counted(names: tuple[str, ...], rank: int, modules: str) -> Shown:
     """Trained parameters of LoRA for each model, as a share of all its parameters."""
     shares, lines = {}, []
     for name in names:
         config = predict.config(name)
-        trained = training.lora_parameters(config, rank, MODULES[chosen])
+        trained = training.lora_parameters(config, rank, MODULES[modules])
         whole = predict.weights(config, "fp16").parameters
         shares[name] = 100 * trained / whole
         lines.append(
             f"{name}: trains {trained:,} beside {whole:,} frozen, "
             f"an adapter of {size(4 * trained)} in fp32"
         )
-    title = f"Trained parameters at rank {rank}, {chosen}"
+    title = f"Trained parameters at rank {rank}, {modules}"
     chart = plots.bars(shares, title, unit="% of the model's own", number="{:.2f} %")
-    return Shown("\n".join([chart.text, *lines]), png=chart.png)
+    note = boxed(html.escape("\n".join(lines)))
+    return Shown("\n".join([chart.text, *lines]), png=chart.png, note=note)
 
 
 def lora_counter(*models: str) -> Any:
@@ -46,11 +48,6 @@ def lora_counter(*models: str) -> Any:
     """
     if settings.static():
         return _lora_counted(models, 8, "all linear layers")
-
-    def draw(rank: int, modules: str) -> str:
-        shown = _lora_counted(models, rank, modules)
-        lines = "\n".join(shown.text.splitlines()[-len(models) :])
-        return as_html(shown, boxed(html.escape(lines)))
-
     layers = one_of(MODULES, "all linear layers", "modules")
-    return panel(draw, {"rank": slider(RANKS, 8, "rank"), "modules": layers})
+    controls = {"rank": slider(RANKS, 8, "rank"), "modules": layers}
+    return panel(partial(_lora_counted, models), controls)

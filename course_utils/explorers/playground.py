@@ -1,21 +1,13 @@
 """Type a review; see the reply and the label: of a model in this process, or of an endpoint."""
 
 import html
+from functools import partial
 from typing import Any
 
 from course_utils import plots, sentiment, settings
 from course_utils.chat import templates as chat_templates
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import (
-    COFFEE,
-    ROOM,
-    as_html,
-    boxed,
-    one_of,
-    panel,
-    text_box,
-    told,
-)
+from course_utils.explorers.controls import COFFEE, ROOM, boxed, one_of, panel, text_box
 from course_utils.plots import Shown
 from course_utils.sentiment import Complete
 
@@ -33,8 +25,8 @@ def _check_typed(review: str) -> None:
         raise CourseError("There is no review yet.", "", "Type one and press Enter.")
 
 
-def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
-    """The model's reply to a review, and the probabilities of the labels.
+def _read(model: Any, tokenizer: Any, review: str) -> Shown:
+    """The model's reply to a review, its label, and the probabilities of the labels.
 
     Raises:
         CourseError: the review is empty, no text, too long, or refused by the chat template.
@@ -45,11 +37,14 @@ def _read(model: Any, tokenizer: Any, review: str) -> tuple[str, Shown]:
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     sentiment.check_room(model, len(ids), ROOM)
     reply = sentiment.local_complete(model, tokenizer)(chat)
+    label = sentiment.parse_label(reply)
     chances = sentiment.label_probabilities(model, tokenizer, chat)
     title = "Probability of the reply's first word"
     top = max(chances, key=lambda name: chances[name])
     chart = plots.bars(chances, title, number="{:.1f}", highlight=[top], in_picture="{:.3f}")
-    return reply, chart
+    lines = [f"review: {review}", f"reply:  {reply}", f"label:  {label}", "", chart.text]
+    note = boxed(f"<b>reply:</b> {html.escape(reply)}\n<b>label:</b> {label}")
+    return Shown("\n".join(lines), png=chart.png, note=note)
 
 
 def playground(model: Any, tokenizer: Any, review: str = COFFEE) -> Any:
@@ -59,17 +54,10 @@ def playground(model: Any, tokenizer: Any, review: str = COFFEE) -> Any:
         A widget; a `Shown` for `review` while a program runs the notebook.
     """
     if settings.static():
-        reply, chart = _read(model, tokenizer, review)
-        lines = [f"review: {review}", f"reply:  {reply}", f"label:  {sentiment.parse_label(reply)}"]
-        return Shown("\n".join([*lines, "", chart.text]), png=chart.png)
-
-    def draw(review: str) -> str:
-        reply, chart = _read(model, tokenizer, review)
-        label = sentiment.parse_label(reply)
-        return as_html(chart, boxed(f"<b>reply:</b> {html.escape(reply)}\n<b>label:</b> {label}"))
-
+        return _read(model, tokenizer, review)
     again = {"Ask the model": lambda review: None}
-    return panel(draw, {"review": text_box(review, "Your review:")}, again)
+    box = text_box(review, "Your review:")
+    return panel(partial(_read, model, tokenizer), {"review": box}, again)
 
 
 def _asked(complete: Complete, review: str, system: str | None) -> str:
@@ -107,8 +95,9 @@ def endpoint_playground(complete: Complete, review: str = COFFEE) -> Any:
     if settings.static():
         return Shown(f"review: {review}\n{_asked(complete, review, INSTRUCTIONS[first])}")
 
-    def draw(review: str, system: str) -> str:
-        return told(boxed(html.escape(_asked(complete, review, INSTRUCTIONS[system]))))
+    def draw(review: str, system: str) -> Shown:
+        said = _asked(complete, review, INSTRUCTIONS[system])
+        return Shown(said, html=boxed(html.escape(said)))
 
     system = one_of(INSTRUCTIONS, first, "instructions")
     return panel(draw, {"review": text_box(review, "Your review:"), "system": system})

@@ -6,7 +6,7 @@ from typing import Any
 
 from course_utils import plots, sentiment, settings
 from course_utils.errors import CourseError
-from course_utils.explorers.controls import ROOM, WIDE, as_html, boxed, panel, text_box
+from course_utils.explorers.controls import ROOM, WIDE, boxed, panel, text_box
 from course_utils.plots import Shown
 
 CANDIDATES = 8  # tokens drawn by `next_token`: as many as are read at a glance
@@ -134,11 +134,12 @@ def next_token(
         return Shown(f"text: {text}\n\n{chart.text}", png=chart.png)
     import ipywidgets as widgets
 
-    def draw(text: str, temperature: float, top_p: float) -> str:
+    def draw(text: str, temperature: float, top_p: float) -> Shown:
         built.start(text)
         chart = built.chart(temperature, top_p)
         new = html.escape(tokenizer.decode(built.added)) if built.added else ""
-        return as_html(chart, boxed(f"{html.escape(text)}<b>{new}</b>"))
+        chart.note = boxed(f"{html.escape(text)}<b>{new}</b>")
+        return chart
 
     fine: dict[str, Any] = {"min": 0.1, "step": 0.1, "continuous_update": False, "style": WIDE}
     controls = {

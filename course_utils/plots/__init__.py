@@ -10,9 +10,9 @@ from course_utils.plots.pictures import (
     layers,
     style,
 )
-from course_utils.plots.shown import INK, PASTEL, STRONG, Shown, as_text, table
+from course_utils.plots.shown import INK, PASTEL, STRONG, Shown, as_text, table, told
 from course_utils.plots.strips import OWNERS, chat_strip, side_by_side, token_strip
 
 __all__ = ["INK", "OWNERS", "PALETTE", "PASTEL", "STRONG", "Shown", "as_png", "as_text", "bars"]
 __all__ += ["canvas", "chat_strip", "confusion", "curves", "layers", "side_by_side", "style"]
-__all__ += ["table", "token_strip"]
+__all__ += ["table", "token_strip", "told"]

@@ -17,9 +17,9 @@ STRONG, INK = "#fdba74", "#1f2328"
 class Shown:
     """Something to look at, with its text: `html` or `png` for a notebook, `text` for the rest."""
 
-    def __init__(self, text: str, html: str = "", png: bytes = b"") -> None:
-        """Keep the text and one of the two richer forms."""
-        self.text, self.html, self.png = text, html, png
+    def __init__(self, text: str, html: str = "", png: bytes = b"", note: str = "") -> None:
+        """Keep the text and one of the two richer forms; a note is HTML above an explorer's png."""
+        self.text, self.html, self.png, self.note = text, html, png, note
 
     def __repr__(self) -> str:
         """The text."""
@@ -80,6 +80,11 @@ def table(
     rich = f'<div style="overflow-x:auto"><table>{inside}</table>{below}</div>'
     flat = [[cell.replace("\n", " ") for cell in row] for row in (head, *rows)]
     return Shown("\n".join([as_text(flat[0], flat[1:], numbers), *notes]), html=rich)
+
+
+def told(inside: str) -> str:
+    """HTML that a screen reader says as soon as it changes."""
+    return f'<div role="status">{inside}</div>'
 
 
 def visible(piece: str) -> str:

@@ -6,13 +6,12 @@ It knows no exercise: keys and counts are all that it keeps.
 import copy
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from course_utils import settings
+from course_utils import machine, settings
 
 FILE = ".open_llms_progress.json"
 EMPTY: dict[str, Any] = {"solved": [], "hints": {}, "tries": {}}
@@ -86,7 +85,8 @@ def change(edit: Callable[[dict[str, Any]], Any]) -> None:
             if not understood:
                 _set_aside(path)
             edit(kept)
-            _replace(path, json.dumps(kept, indent=1))
+            with machine.whole(path) as new:
+                new.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     except (OSError, NotImplementedError) as error:  # a time-out is an OSError too
         why = getattr(error, "strerror", None) or str(error)
         print(f"(Progress could not be saved: {why}. Your answers are not affected.)")
@@ -102,18 +102,6 @@ def _set_aside(path: Path) -> None:
         n += 1
     aside.write_bytes(content)
     print(f"(Not all of your progress could be read. The file as it was: {short(aside)})")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file anew, so that a full disk or an interrupt leaves the old one."""
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".new")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(fresh).replace(path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
 
 
 def short(path: Path) -> str:

@@ -96,15 +96,12 @@ def pack(notebooks: Sequence[Path] = (), name: str | None = None) -> tuple[Path,
     if not plain:
         raise CourseError("Your name is missing.", "", 'Add it: submit --name "Ada Lovelace"')
     path = machine.here() / f"open-llms-{plain}.zip"
-    new = path.with_suffix(".new")
     found[PROGRESS] = json.dumps(kept.read())
     try:
-        with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as file:
+        with machine.whole(path) as new, zipfile.ZipFile(new, "w") as file:
             for member, text in found.items():
                 file.writestr(zipfile.ZipInfo(member), text, zipfile.ZIP_DEFLATED)
-        new.replace(path)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise CourseError(
             f"{path.name} cannot be written.", f"{error.strerror}.", "Make room, or go elsewhere."
         ) from None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from course_utils import models
+from course_utils import machine, models
 from course_utils.errors import CourseError
 from course_utils.tuning.saving import writing
 
@@ -50,22 +50,17 @@ def to_gguf(folder: str | Path, path: str | Path, kind: str = "F16") -> Path:
     vocabulary = folder / "tokenizer.json"
     tokenizer = json.loads(vocabulary.read_text(encoding="utf-8")) if vocabulary.is_file() else {}
     pre = _check(folder, config, tokenizer)
-    part = path.with_name(f"{path.name}.part")
     need = models.weights_bytes(str(folder)) or 0
-    try:
-        with writing(path.parent, need):
-            writer = gguf.GGUFWriter(part, "llama")
-            _settings(writer, config, folder.resolve().name, kind)
-            _tokens(writer, folder, tokenizer, config["vocab_size"], pre)
-            for name, data, stored in _tensors(folder, config, kind):
-                writer.add_tensor(name, data, raw_dtype=stored)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path.parent, need), machine.whole(path) as new:
+        writer = gguf.GGUFWriter(new, "llama")
+        _settings(writer, config, folder.resolve().name, kind)
+        _tokens(writer, folder, tokenizer, config["vocab_size"], pre)
+        for name, data, stored in _tensors(folder, config, kind):
+            writer.add_tensor(name, data, raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return path
 
 

@@ -169,7 +169,7 @@ def test_an_adapter_in_the_way_is_named(tmp_path):
     with pytest.raises(CourseError, match="lora_A"):
         tuning.to_gguf(tmp_path / "made", path)
     assert path.read_bytes() == before
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_old_weight_files_and_a_missing_tokenizer_are_refused(tmp_path):
