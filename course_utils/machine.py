@@ -220,7 +220,8 @@ def all_reachable(addresses: list[str], seconds: float = 1.5) -> dict[str, bool]
 
 def host(address: str) -> str:
     """Host and port of an address, without a name and a password before them."""
-    return urlsplit(address).netloc.rpartition("@")[2] or without_password(address)
+    shown = without_password(address)
+    return urlsplit(shown).netloc.rpartition("@")[2] or shown
 
 
 def packages(distribution: str) -> list[dict[str, Any]]:

@@ -3,29 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils import data, sentiment
+from course_utils import data
 from course_utils.perplexity import perplexity
+from course_utils.sentiment import evaluate_batch, local_batch
 
 REVIEWS, READ, BATCH = 200, 60, 16
-
-
-def labels(model: Any, tokenizer: Any, reviews: list[str]) -> list[str]:
-    """The model's label for each review, greedily, in batches."""
-    chats = [sentiment.messages(review) for review in reviews]
-    found: list[str] = []
-    for start in range(0, len(chats), BATCH):
-        batch = tokenizer.apply_chat_template(
-            chats[start : start + BATCH],
-            add_generation_prompt=True,
-            padding=True,
-            return_tensors="pt",
-            return_dict=True,
-        ).to(model.device)
-        output = model.generate(**batch, max_new_tokens=4, do_sample=False)
-        new = output[:, batch["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        found += [sentiment.parse_label(text) for text in texts]
-    return found
 
 
 @dataclass
@@ -47,16 +29,17 @@ class Exam:
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="left")
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
         examples = data.reviews(REVIEWS)
-        given = labels(model, tokenizer, [review for review, _ in examples])
+        complete = local_batch(model, tokenizer, max_new_tokens=4)
+        score = evaluate_batch(complete, examples, BATCH, progress=False)
+        given = [label for _, _, label, _ in score.rows]
         same = [a == b for a, b in zip(given, self.of_fp16 or [], strict=False)]
         if rung_name == "fp16":
             self.of_fp16 = given
         return {
             "perplexity": round(perplexity(model, tokenizer, [r for r, _ in examples[:READ]]), 3),
-            "reviews": len(examples),
-            "right": sum(a == true for a, (_, true) in zip(given, examples, strict=True)),
+            "reviews": score.total,
+            "right": score.right,
             "same_as_fp16": sum(same) / len(same) if same else None,
         }

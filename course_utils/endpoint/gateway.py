@@ -234,18 +234,9 @@ def listen(port: int, host: str) -> socket.socket:
     Raises:
         OSError: the port is taken, or not for this account.
     """
+    made = socket.create_server((host, port), backlog=2048)  # from now on who connects waits
     # named TCP: asyncio switches Nagle's algorithm off only then, which costs 40 ms an answer
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    if sys.platform != "win32":
-        # or a port just left would count as taken; on Windows the option means sharing a port
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)  # from now on who connects waits, and is not turned away
-    except OSError:
-        listening.close()
-        raise
-    return listening
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, made.detach())
 
 
 async def serve(gateway: Gateway, listening: socket.socket) -> None:

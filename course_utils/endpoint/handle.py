@@ -5,10 +5,8 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
-from urllib.parse import urlsplit
 
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, without_password
 
 # what the gateway tells whoever started it, a line each
 SAYS = "gateway: "
@@ -44,7 +42,8 @@ class Server:
     @property
     def where(self) -> str:
         """The address as it may be shown: without a password."""
-        return without_password(self.base_url)
+        url = self.base_url
+        return without_password(url) if "//" in url else without_password(f"//{url}")[2:]
 
     def ended(self, within: float = 0.0) -> CourseError | None:
         """Why a server started here is gone, or goes within so many seconds; None while it runs."""
@@ -83,20 +82,9 @@ class Server:
         """The server itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop it."""
         self.stop()
-
-
-def without_password(url: str) -> str:
-    """An address without what may stand before its `@`."""
-    host = urlsplit(url).netloc if "://" in url else url
-    return url.replace(host, host.rpartition("@")[2], 1) if "@" in host else url
 
 
 def last_words(log: "deque[str]") -> str:

@@ -7,9 +7,8 @@ Whatever stands at the address that a learner set, every answer that is no chat 
 import sys
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
-from course_utils import settings
+from course_utils import machine, settings
 from course_utils.endpoint.handle import AGAIN, Server
 from course_utils.errors import CourseError
 
@@ -62,8 +61,7 @@ def learners_own() -> Server | None:
     # servers on the own machine mostly want no key, but the client wants one to send
     server = Server(base_url, key or "none", settings.api_model() or "", "")
     server.model = server.model or first_model(server)
-    host = urlsplit(server.where).netloc or server.where
-    server.said_by = f"full tier, {server.model} at {host}"
+    server.said_by = f"full tier, {server.model} at {machine.host(server.where)}"
     return server
 
 

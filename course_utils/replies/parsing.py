@@ -199,9 +199,9 @@ class _Reader:
             return None
         stated = self.form.fullmatch(sentence)
         if not stated:
-            first, joint, last = _rsplit(r",\s(?:but|so|and)\s", sentence)
-            stated = self.form.fullmatch(last) if joint else None
-            if not stated or not opens(first + "."):
+            parts = re.fullmatch(r"(.*),\s(?:but|so|and)\s(.*)", sentence, re.DOTALL)
+            stated = self.form.fullmatch(parts[2]) if parts else None
+            if not parts or not stated or not opens(parts[1] + "."):
                 return ""
         why, end = stated["why"] or stated["more"] or "", stated["end"] or ""
         if "?" in why or marks(why) or (stated["more"] and not follows(why)):
@@ -269,14 +269,6 @@ def _unwrapped(text: str) -> str:
         if edge and _picture(edge):
             return less.strip()
     return re.sub(r"^[-•#*]+\s+(?=[^\W\d])", "", text)
-
-
-def _rsplit(pattern: str, text: str) -> tuple[str, str, str]:
-    """What stands before the last match, the match, and what stands after it."""
-    found = list(re.finditer(pattern, text))
-    if not found:
-        return "", "", text
-    return text[: found[-1].start()], found[-1][0], text[found[-1].end() :]
 
 
 class _Pairs(list[Any]):

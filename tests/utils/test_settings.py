@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from course_utils import settings
+from course_utils import machine, settings
+from course_utils.endpoint.handle import Server
 from course_utils.errors import CourseError
 
 KEY = "a-key-0123456789"
@@ -260,6 +261,8 @@ def test_no_message_shows_a_password_inside_an_address(address):
     """A learner who pastes an error into a forum: no password in it."""
     said = str(CourseError(f"{address} is away.", f"({address})", f"Look at {address}"))
     assert "SEK" not in said and "//" in said
+    for shown in (Server(address, "key", "model", "").where, machine.host(address)):
+        assert "SEK" not in shown and shown
 
 
 def test_a_program_reads_only_the_environment(by_hand, monkeypatch):
