@@ -52,7 +52,9 @@ def judging(parser: argparse.ArgumentParser) -> None:
     """Which texts are judged, and by whom."""
     group = parser.add_argument_group("who judges what")
     group.add_argument("--teacher", type=Path, help="a folder that pretrained.py has tuned")
-    group.add_argument("--more", type=Path, help="texts of writing.py's, judged as well")
+    group.add_argument(
+        "--more", type=Path, help="texts of writing.py or swapping.py, judged as well"
+    )
     group.add_argument("--whole", type=float, default=0.5, help="the reviews' share of the texts")
     group.add_argument(
         "--author",

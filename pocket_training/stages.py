@@ -34,7 +34,7 @@ PLANS = {
         "every": 500,
     },
 }
-GENTLE = 0.6  # of polishing's rates: at all of them a finished model first loses what it knew
+GENTLE = 0.6  # of polishing's rates, for a finished model
 
 
 @dataclass(frozen=True)

@@ -231,10 +231,13 @@ def _bytes_by_card(
     tensors, layers = shapes.shapes(config), shapes.layers(config)
     caches = predict.cache_by_layer(config, r.name, batch, length)
     homes = expand_device_map(places, [*(t.path for t in tensors), *layers])
-    if len(layers) != len(caches) or not all(isinstance(home, int) for home in homes.values()):
+    lost = [path for path, home in homes.items() if not isinstance(home, int)]
+    if lost or len(layers) != len(caches):
         raise CourseError(
             f"How a {config.model_type} model is split over several cards cannot be predicted.",
-            "Its cache is not one part for each layer, or not every tensor has its place.",
+            f"It is not said where {lost[0]} goes."
+            if lost
+            else "Its cache is not one part for each layer.",
             "Ask for one card, count=1, or load it with device_map='auto'.",
         )
     needed = [predict.activations(config, r.name, batch, length) + predict.CUDA_OVERHEAD] * count

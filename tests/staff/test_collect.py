@@ -92,21 +92,17 @@ def test_every_solution_of_the_course_counts_as_solved(tmp_path):
 MANY = """
 import asyncio
 from course_utils.checks import check
-async def many(ask, reviews, at_once):
-    free = asyncio.Semaphore(at_once)
-    async def one(review):
-        async with free:
-            return await ask(review)
-    return await asyncio.gather(*map(one, reviews))
-class All:
-    async def __call__(self, ask, reviews, at_once):
-        return await many(ask, reviews, at_once)
 def gathered(ask, reviews, at_once):
     free = asyncio.Semaphore(at_once)
     async def one(review):
         async with free:
             return await ask(review)
     return asyncio.gather(*map(one, reviews))
+async def many(*given):
+    return await gathered(*given)
+class All:
+    async def __call__(self, *given):
+        return await gathered(*given)
 def greedy(ask, reviews, at_once):
     return asyncio.gather(*map(ask, reviews))
 check("01.5", {answer})
